@@ -1,0 +1,4 @@
+"""Built-in passes, one a module; `autodeploy.plugin` discovers them."""
+
+if __name__ == "passes":
+    raise ImportError("this folder installs as autodeploy.passes: write `import autodeploy.passes`")

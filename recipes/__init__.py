@@ -1,0 +1,1 @@
+"""Built-in recipes: YAML data that `autodeploy.recipe` and `autodeploy.hardware` read."""
