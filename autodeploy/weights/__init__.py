@@ -1,1 +1,32 @@
+"""Weights as a plan: lazy expressions over checkpoint tensors, read once the graph is final."""
 
+from autodeploy.weights.checkpoint import plan_weights
+from autodeploy.weights.expression import Add, Box, Cast, Constant, Expression, Multiply, Stored
+from autodeploy.weights.layout import Concat, Permute, Reshape, Slice, Stack, chunk, transpose
+from autodeploy.weights.plan import WeightPlan, used_by
+from autodeploy.weights.source import MemorySource, RandomSource, Ranges, SafetensorsSource, TensorSource
+
+__all__ = [
+    "Add",
+    "Box",
+    "Cast",
+    "Concat",
+    "Constant",
+    "Expression",
+    "MemorySource",
+    "Multiply",
+    "Permute",
+    "RandomSource",
+    "Ranges",
+    "Reshape",
+    "SafetensorsSource",
+    "Slice",
+    "Stack",
+    "Stored",
+    "TensorSource",
+    "WeightPlan",
+    "chunk",
+    "plan_weights",
+    "transpose",
+    "used_by",
+]
