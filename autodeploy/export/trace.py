@@ -1,0 +1,126 @@
+"""`torch.export` of a model on the meta device, with its weights lifted out as `get_attr` nodes."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec
+from torch.fx import GraphModule, Node
+from transformers import PretrainedConfig
+
+from autodeploy.errors import AutodeployError, UnsupportedError
+from autodeploy.export.transformers_model import build_meta_model, freeze_rotary_scaling
+from autodeploy.graph.attributes import set_attribute
+from autodeploy.graph.nodes import calls_of
+
+_MAX_TOKENS = 1 << 24  # an upper bound of the dynamic dimension, which torch.export asks for; nothing is sized by it
+_EXAMPLE_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model as a graph: `input_ids, position_ids [1, T]` int64 -> logits `[1, T, vocabulary]`."""
+
+    graph_module: GraphModule
+    config: PretrainedConfig
+    model: nn.Module = field(repr=False)
+    constants: dict[str, torch.Tensor] = field(repr=False)
+    max_model_len: int | None = None
+    """Tokens up to which the trace is exact, when that is less than what the config promises."""
+
+
+def trace_model(config: PretrainedConfig, dtype: torch.dtype) -> Traced:
+    """Trace the unmodified transformers model of `config`; tokens are one row whose length is dynamic.
+
+    Raises UnsupportedError with the module and the construct when the model cannot be traced.
+    """
+    model = build_meta_model(config, dtype)
+    limit = freeze_rotary_scaling(model, config)
+    program = _export(model, config)
+    module, constants = _lift_attributes(program)
+    _check_attention_count(module, config)
+    return Traced(module, config, model, constants, limit)
+
+
+def _export(model: nn.Module, config: PretrainedConfig) -> ExportedProgram:
+    tokens = torch.zeros(1, _EXAMPLE_TOKENS, dtype=torch.long, device="meta")
+    positions = torch.arange(_EXAMPLE_TOKENS, device="meta").unsqueeze(0)
+    length = Dim("T", min=1, max=_MAX_TOKENS)
+    arguments = {"input_ids": tokens, "position_ids": positions, "use_cache": False}
+    shapes = {"input_ids": {1: length}, "position_ids": {1: length}, "use_cache": None}
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (), arguments, dynamic_shapes=shapes, strict=False)
+    except AutodeployError:
+        raise
+    except Exception as error:
+        raise UnsupportedError(_untraceable(model, config, error)) from error
+
+
+def _untraceable(model: nn.Module, config: PretrainedConfig, error: Exception) -> str:
+    """One sentence that names the module and the line of it that torch.export stopped at."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    modeling = Path(f"models/{config.model_type}")
+    frames = [frame for frame in traceback.extract_tb(cause.__traceback__) if "transformers" in frame.filename]
+    own = [frame for frame in frames if str(modeling) in frame.filename] or frames
+    where = f" at `{own[-1].line}` ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+    reason = str(cause).strip().split("\n")[0] or type(cause).__name__
+    return f"{type(model).__name__} cannot be traced{where}: {reason}"
+
+
+def _lift_attributes(program: ExportedProgram) -> tuple[GraphModule, dict[str, torch.Tensor]]:
+    """Replace the placeholders of parameters and buffers by `get_attr` nodes named as in the checkpoint."""
+    module = program.graph_module
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    constants: dict[str, torch.Tensor] = {}
+    values = {**dict(program.named_parameters()), **dict(program.named_buffers()), **program.constants}
+    for node in module.graph.find_nodes(op="placeholder"):
+        spec = specs[node.name]
+        if spec.kind is InputKind.USER_INPUT:
+            if not node.users and "val" in node.meta and not isinstance(node.meta["val"], torch.Tensor):
+                module.graph.erase_node(node)  # `use_cache` and other arguments that are no tensors
+            continue
+        assert spec.target is not None
+        value = values[spec.target]
+        if _is_constant(spec, value):
+            constants[spec.target] = value.detach()
+        set_attribute(module, spec.target, value.detach().to("meta"))
+        with module.graph.inserting_before(node):
+            attribute = module.graph.get_attr(spec.target)
+        attribute.meta = dict(node.meta)
+        node.replace_all_uses_with(attribute)
+        module.graph.erase_node(node)
+    _return_logits(module)
+    module.recompile()
+    return module, constants
+
+
+def _is_constant(spec: InputSpec, value: torch.Tensor) -> bool:
+    """Whether the tensor is computed by the model's code, and so in no checkpoint: its value is real."""
+    return spec.kind is not InputKind.PARAMETER and value.device.type != "meta"
+
+
+def _return_logits(module: GraphModule) -> None:
+    """Make the graph return the logits alone: they are the first output of every causal model."""
+    output: Node = module.graph.output_node()
+    output.args = (output.args[0][0],)  # type: ignore[index]
+    module.graph._codegen = torch.fx.graph.CodeGen()  # export's pytree wrapping asks for `use_cache`
+    module.graph.eliminate_dead_code()
+
+
+def _check_attention_count(module: GraphModule, config: PretrainedConfig) -> None:
+    """Hold that every attention layer is the canonical op; otherwise a layer could be silently non-causal."""
+    found = len(calls_of(module.graph, torch.ops.autodeploy.attention.default))
+    expected = int(config.get_text_config().num_hidden_layers)
+    if found != expected:
+        raise UnsupportedError(
+            f"model type {config.model_type!r} has {expected} layers, of which {found} call transformers' attention"
+            " registry; a layer that computes attention by itself is not supported"
+        )

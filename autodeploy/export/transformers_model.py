@@ -1,0 +1,64 @@
+"""A transformers model on the meta device: real buffers, no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from autodeploy.errors import ModelError, UnsupportedError
+from autodeploy.export.registry import IMPLEMENTATION, register
+
+_LENGTH_DEPENDENT = ("dynamic", "longrope")
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """Read `config.json` of a Hugging Face folder; raises ModelError when it is missing or unknown."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json, so it is not a Hugging Face model folder")
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(f"{folder / 'config.json'}: {_first_sentence(error)}") from error
+
+
+def build_meta_model(config: PretrainedConfig, dtype: torch.dtype) -> nn.Module:
+    """Instantiate the causal language model of `config` with parameters on meta and buffers on the CPU."""
+    register()
+    try:
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=IMPLEMENTATION, dtype=dtype)
+    except ValueError as error:
+        raise UnsupportedError(f"model type {config.model_type!r}: {_first_sentence(error)}") from error
+    model.eval()
+    return model
+
+
+def freeze_rotary_scaling(model: nn.Module, config: PretrainedConfig) -> int | None:
+    """Fix rotary frequencies that depend on the length to those of short sequences.
+
+    transformers recomputes them from the longest position of the whole row, so that one request would change its
+    neighbours. Returns the length in tokens up to which the fixed ones are exact, or None when nothing depended on it.
+    """
+    limits: list[int] = []
+    for module in model.modules():
+        kind = getattr(module, "rope_type", None)
+        if isinstance(kind, str) and kind in _LENGTH_DEPENDENT:
+            module.rope_type = "default"
+            limits.append(_original_length(config))
+        elif isinstance(kind, dict) and set(kind.values()) & set(_LENGTH_DEPENDENT):
+            raise UnsupportedError(f"{type(module).__name__}: rotary scaling that differs by layer and by length")
+    return min(limits, default=None)
+
+
+def _original_length(config: PretrainedConfig) -> int:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    length = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
+    return int(length)
+
+
+def _first_sentence(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
