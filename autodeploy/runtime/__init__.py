@@ -1,1 +1,1 @@
-
+"""The runtime: in-flight batching over a paged cache."""

@@ -1,0 +1,102 @@
+"""Choosing the next tokens of a batch, each request by its own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autodeploy.runtime.draws import uniform_draws
+from autodeploy.runtime.penalties import Penalties
+from autodeploy.runtime.request import Request
+
+
+class Sampler:
+    """Samples tokens; what a request gets depends on its own logits, parameters, seed and position only."""
+
+    def __init__(self, vocab_size: int, max_batch_size: int, device: torch.device) -> None:
+        self._penalties = Penalties(vocab_size, max_batch_size, device)
+        self._device = device
+
+    def sample(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
+        """Token ids int64 `[N]` for N requests, from `logits [N, vocab_size]` of any floating dtype, left unchanged."""
+        if all(request.takes_argmax and request.num_output >= request.params.min_tokens for request in requests):
+            return logits.argmax(dim=-1)
+        logits = self._adjust(logits.float(), requests)
+        token_ids = logits.argmax(dim=-1)
+        drawn = [i for i, request in enumerate(requests) if not request.params.is_greedy]
+        # A row is drawn in sorted order or not by its own parameters alone: the order decides what a draw means.
+        filtered = [i for i in drawn if requests[i].params.top_k > 0 or requests[i].params.top_p < 1]
+        whole = sorted(set(drawn) - set(filtered))
+        for rows, draw in ((whole, self._draw_whole), (filtered, self._draw_filtered)):
+            if rows:
+                index = torch.tensor(rows, device=self._device)
+                token_ids[index] = draw(logits[index], [requests[i] for i in rows])
+        return token_ids
+
+    def _adjust(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
+        """Apply what changes the order of tokens: bias, the minimal length, penalties."""
+        rows: list[int] = []
+        tokens: list[int] = []
+        biases: list[float] = []
+        for row, request in enumerate(requests):
+            bias = dict(request.params.logit_bias or {})
+            if request.num_output < request.params.min_tokens:
+                bias |= dict.fromkeys(request.stop_ids, float("-inf"))
+            rows += [row] * len(bias)
+            tokens += bias.keys()
+            biases += bias.values()
+        if rows:
+            where = torch.tensor([rows, tokens], device=self._device)
+            added = torch.tensor(biases, dtype=torch.float32, device=self._device)
+            logits = logits.index_put((where[0], where[1]), added, accumulate=True)
+        penalized = [i for i, request in enumerate(requests) if request.params.has_penalties]
+        if not penalized:
+            return logits
+        index = torch.tensor(penalized, device=self._device)
+        return logits.index_copy(0, index, self._penalties.apply(logits[index], [requests[i] for i in penalized]))
+
+    def _draw_whole(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
+        """Draw from every token that min_p leaves."""
+        return _invert(self._probabilities(logits, requests), self._draws(requests))
+
+    def _draw_filtered(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
+        """Draw from the most likely tokens that top_k and top_p leave; among equals, the lower token id comes first."""
+        probabilities, order = self._probabilities(logits, requests).sort(dim=-1, descending=True, stable=True)
+        vocab_size = logits.shape[-1]
+        top_k = self._column([request.params.top_k if request.params.top_k > 0 else vocab_size for request in requests])
+        top_p = self._column([request.params.top_p for request in requests])
+        probabilities = probabilities * (torch.arange(vocab_size, device=self._device) < top_k)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        kept = before < top_p * probabilities.sum(dim=-1, keepdim=True)
+        return order.gather(1, _invert(probabilities * kept, self._draws(requests)).unsqueeze(1)).squeeze(1)
+
+    def _probabilities(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
+        """Probabilities `[N, vocab_size]` at each request's temperature (float64), zero where min_p drops the token.
+
+        In float64, a cumulative sum over a large vocabulary neither loses its small terms nor moves backwards.
+        """
+        temperature = self._column([request.params.temperature for request in requests])
+        probabilities = torch.softmax(logits / temperature, dim=-1)
+        if all(request.params.min_p == 0 for request in requests):
+            return probabilities
+        min_p = self._column([request.params.min_p for request in requests])
+        return probabilities * (probabilities >= min_p * probabilities.amax(dim=-1, keepdim=True))
+
+    def _draws(self, requests: Sequence[Request]) -> Tensor:
+        """A number in [0, 1) for each request's next token: float64 `[N, 1]`."""
+        keys = np.array([request.draw_key for request in requests], dtype=np.uint64)
+        positions = np.array([request.num_output for request in requests], dtype=np.uint64)
+        return torch.from_numpy(uniform_draws(keys, positions)).to(self._device).unsqueeze(1)
+
+    def _column(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=self._device).unsqueeze(1)
+
+
+def _invert(weights: Tensor, draws: Tensor) -> Tensor:
+    """Where `draws [N, 1]` fall in the cumulated `weights [N, V]`, which need not sum to one: int64 `[N]`."""
+    cumulated = weights.cumsum(dim=-1)
+    index = torch.searchsorted(cumulated, draws * cumulated[:, -1:], right=True).squeeze(1)
+    return index.clamp(max=weights.shape[-1] - 1)

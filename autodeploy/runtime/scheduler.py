@@ -1,0 +1,174 @@
+"""The scheduler: which tokens of which requests the next step computes. Plain Python over integers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autodeploy.errors import RequestError
+from autodeploy.runtime.batch import Batch, BatchItem
+from autodeploy.runtime.outputs import FinishReason
+from autodeploy.runtime.pages import PagePool
+from autodeploy.runtime.request import Request, Status
+from autodeploy.runtime.settings import RuntimeSettings
+
+
+@dataclass(slots=True)
+class SchedulerStats:
+    """Counts since the start: preemptions, prompt tokens asked for, and those of them found in the cache."""
+
+    num_preemptions: int = 0
+    num_prompt_tokens: int = 0
+    num_reused_tokens: int = 0
+
+
+class Scheduler:
+    """First come, first served, over a fixed number of pages.
+
+    `running` and `waiting` together are in order of arrival, and only the last of `running` can have more than one
+    token to compute. So one pass over `running` serves decodes before prefills, the request that gives way when pages
+    run out is always the last, and the first always goes on: every request ends.
+    """
+
+    def __init__(self, settings: RuntimeSettings, num_pages: int, max_model_len: int) -> None:
+        self.pool = PagePool(num_pages)
+        self.page_size = settings.page_size
+        self.max_num_tokens = settings.max_num_tokens
+        self.prefix_reuse = settings.prefix_reuse
+        self.max_len = min(max_model_len, num_pages * settings.page_size)
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.stats = SchedulerStats()
+        self._free_rows = list(range(min(settings.max_batch_size, settings.max_num_tokens)))[::-1]
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self.running or self.waiting)
+
+    def check_prompt_len(self, num_prompt: int) -> None:
+        """Raise `RequestError` for a prompt that can never run: one token must fit behind it."""
+        if num_prompt == 0:
+            raise RequestError("the prompt is empty: give at least one token")
+        if num_prompt >= self.max_len:
+            raise RequestError(f"the prompt has {num_prompt} tokens; at most {self.max_len - 1} can be served here")
+
+    def add(self, request: Request) -> None:
+        """Queue a request; raise `RequestError` if its prompt is empty or too long for the model or the cache."""
+        self.check_prompt_len(request.num_prompt)
+        self.stats.num_prompt_tokens += request.num_prompt
+        self.waiting.append(request)
+
+    def finish(self, request: Request, reason: FinishReason, stop_reason: int | str | None = None) -> None:
+        """End a request now, wherever it stands; its pages are free when this returns."""
+        if request.status is Status.WAITING:
+            self.waiting.remove(request)
+        elif request.status is Status.RUNNING:
+            self.running.remove(request)
+            self._free_rows.append(request.row)
+        self.pool.free(request.finish(reason, stop_reason))
+
+    def schedule(self) -> Batch:
+        """Choose the next step's tokens, and hold the pages that they need."""
+        items: list[BatchItem] = []
+        num_waiting = len(self.waiting)
+        budget = self._continue_running(items, self.max_num_tokens)
+        if len(self.waiting) == num_waiting:  # who has just given way must not come back in the same step
+            self._admit_waiting(items, budget)
+        return Batch(items)
+
+    def settle(self, batch: Batch, token_ids: Sequence[int]) -> None:
+        """Book what a step has computed: one new token for each sampling item of `batch`, in order."""
+        new_tokens = iter(token_ids)
+        for item in batch.items:
+            request = item.request
+            request.num_computed += item.num_tokens
+            if not item.samples:
+                continue
+            token_id = next(new_tokens)
+            reason = request.append(token_id)
+            if reason is not None:
+                named = reason == "stop" and token_id not in request.eos_token_ids
+                self.finish(request, reason, token_id if named else None)
+
+    def check_integrity(self) -> None:
+        """Assert what holds between steps."""
+        self.pool.check_integrity(request.pages for request in self.running)
+        assert all(request.status is Status.RUNNING for request in self.running)
+        assert all(request.status is Status.WAITING and not request.pages for request in self.waiting)
+        assert all(request.num_tokens - request.num_computed == 1 for request in self.running[:-1])
+        rows = [request.row for request in self.running]
+        assert len({*rows, *self._free_rows}) == len(rows) + len(self._free_rows), "a row is taken twice"
+
+    def _continue_running(self, items: list[BatchItem], budget: int) -> int:
+        """Add items for the running requests; returns what is left of the budget."""
+        page_size = self.page_size
+        index = 0
+        while index < len(self.running):  # shorter after a preemption, always at its end
+            request = self.running[index]
+            if request.num_tokens > len(request.pages) * page_size and not self._grow(request):
+                break
+            budget -= self._put(items, request, budget)
+            index += 1
+        return budget
+
+    def _grow(self, request: Request) -> bool:
+        """Give a running request one more page, at the cost of the latest arrivals; False if it is the latest."""
+        while not self.pool.can_allocate(1):
+            victim = self.running.pop()
+            self._free_rows.append(victim.row)
+            self.pool.free(victim.preempt())
+            self.waiting.appendleft(victim)
+            self.stats.num_preemptions += 1
+            if victim is request:
+                return False
+        request.pages += self.pool.allocate(1)
+        return True
+
+    def _admit_waiting(self, items: list[BatchItem], budget: int) -> None:
+        """Start waiting requests while there are tokens, rows and pages for all the tokens known of them."""
+        while self.waiting and budget > 0 and self._free_rows:
+            request = self.waiting[0]
+            shared = self._reusable(request)
+            num_new = -(-request.num_tokens // self.page_size) - len(shared)
+            # Leave every running request a page to grow into, or the newcomer would soon be preempted again.
+            if not self.pool.can_allocate(num_new + len(self.running), shared):
+                break
+            self.waiting.popleft()
+            pages = self.pool.allocate(num_new, shared)
+            request.start(self._free_rows.pop(), pages, len(shared), len(shared) * self.page_size)
+            self.running.append(request)
+            if request.num_output == 0:
+                self.stats.num_reused_tokens += request.num_computed
+            budget -= self._put(items, request, budget)
+
+    def _reusable(self, request: Request) -> list[int]:
+        """Pages that hold the request's first tokens already. Its last token is always computed, for its logits."""
+        if not self.prefix_reuse or request.wants_prompt_rows:
+            return []
+        num_full = (request.num_tokens - 1) // self.page_size
+        return self.pool.find(request.digest(page, self.page_size) for page in range(num_full))
+
+    def _put(self, items: list[BatchItem], request: Request, budget: int) -> int:
+        """Add as many of a request's tokens as the budget allows; returns their number."""
+        first = request.num_computed
+        pending = len(request.token_ids) - first
+        num_tokens = min(pending, budget)
+        assert num_tokens > 0, "the budget covers every running request"
+        samples = num_tokens == pending
+        items.append(
+            BatchItem(
+                request, request.row, first, num_tokens, request.num_shown_pages, samples, request.wants_prompt_rows
+            )
+        )
+        request.num_shown_pages = len(request.pages)
+        if self.prefix_reuse:
+            self._register(request, first + num_tokens)
+        return num_tokens
+
+    def _register(self, request: Request, num_written: int) -> None:
+        """Let others find the pages that this step fills; they may even do so in this step, behind this request."""
+        for page in range(request.num_registered_pages, num_written // self.page_size):
+            self.pool.register(request.pages[page], request.digest(page, self.page_size))
+            request.num_registered_pages = page + 1
