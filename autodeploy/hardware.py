@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+import autodeploy.recipes
 from autodeploy.errors import RecipeError, nearest
 from autodeploy.validation import validated
 from autodeploy.yamlfile import read_yaml
@@ -85,11 +86,9 @@ class Device:
     memory_gb: float
 
 
-def gpu_folder() -> Path:
-    """The folder of the GPU files that are part of this package."""
-    import autodeploy.recipes as data  # data only, found where the package was installed
-
-    return Path(data.__path__[0]) / "gpus"
+def recipe_folder() -> Path:
+    """The folder of the data files that are part of this package."""
+    return Path(autodeploy.recipes.__path__[0])
 
 
 def read_gpu(path: Path) -> Gpu:
@@ -101,7 +100,7 @@ def read_gpu(path: Path) -> Gpu:
 @cache
 def list_gpus() -> tuple[Gpu, ...]:
     """Every GPU that a file describes, by name; an installed package's files do not change, so they are read once."""
-    return tuple(sorted((read_gpu(path) for path in gpu_folder().glob("*.yaml")), key=lambda gpu: gpu.name))
+    return tuple(sorted((read_gpu(path) for path in recipe_folder().glob("gpus/*.yaml")), key=lambda gpu: gpu.name))
 
 
 def load_gpu(name: str) -> Gpu:
@@ -139,7 +138,9 @@ def recognise(device: Device) -> GpuChoice:
     for gpu in list_gpus():
         if device.name.lower() in (known.lower() for known in gpu.devices):
             return GpuChoice(gpu, f"found {device.name}")
-    older = [gpu for gpu in list_gpus() if gpu.compute_capability and gpu.compute_capability <= device.compute_capability]
+    older = [
+        gpu for gpu in list_gpus() if gpu.compute_capability and gpu.compute_capability <= device.compute_capability
+    ]
     if not older:
         raise RecipeError(f"--gpu auto: {device.name} has compute capability {device.compute_capability}, below 7.0")
     # Bandwidth is what decode needs most, so the slowest of the newest fitting generation promises the least.

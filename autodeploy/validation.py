@@ -14,9 +14,14 @@ Location = tuple[str | int, ...]
 
 
 def validated(model: type[Model], values: Mapping[str, Any], where: Callable[[Location], str]) -> Model:
-    """Make a `model` of `values`; the error names the first wrong field, at `where(its location)`."""
+    """Make a `model` of `values`; the error names the first wrong field, at `where(its location)`.
+
+    Models that say their own sentence (`RuntimeSettings` does) get the place put before it.
+    """
     try:
         return model.model_validate(values)
+    except RecipeError as error:
+        raise RecipeError(f"{where(())}: {error}") from error
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         location = problem["loc"]

@@ -1,0 +1,143 @@
+"""Recipe files: what one may say, and where recipes are found. `autodeploy.resolution` puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from autodeploy.errors import RecipeError, nearest
+from autodeploy.hardware import recipe_folder
+from autodeploy.validation import Location, validated
+from autodeploy.yamlfile import Key, YamlFile, read_yaml
+
+WORKLOADS = ("balanced", "latency", "throughput")
+
+PassEntry = str | dict[str, bool | dict[str, Any] | None]
+
+
+class Conditions(BaseModel):
+    """What a recipe is for. Every condition that is given must hold; a list holds when one of its names does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: tuple[str, ...] = ()
+    gpu: tuple[str, ...] = ()
+    workload: tuple[str, ...] = ()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    def hold(self, target: Target) -> bool:
+        """Whether a recipe with these conditions applies to `target`."""
+        pairs = (
+            (self.architecture, target.architecture),
+            (self.gpu, target.gpu),
+            (self.workload, target.workload),
+        )
+        return all(not names or name in names for names, name in pairs)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked for; such a recipe applies only when it is named."""
+        return not (self.architecture or self.gpu or self.workload)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a recipe is resolved for: a model type of transformers, a GPU name, a workload."""
+
+    architecture: str
+    gpu: str
+    workload: str
+
+
+class RecipeData(BaseModel):
+    """The content of a recipe file.
+
+    `extends` says what the file is laid over: `auto` is everything that matches the target, `none` is nothing (its
+    pass list is then the whole pipeline), and a name is that recipe. `reason` is shown beside each value it sets.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1]
+    name: str = Field(min_length=1)
+    reason: str = ""
+    extends: str = "auto"
+    match: Conditions = Conditions()
+    passes: tuple[PassEntry, ...] = ()
+    runtime: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe and the file it came from."""
+
+    data: RecipeData
+    file: YamlFile
+
+    @property
+    def name(self) -> str:
+        """What `--recipe` calls it."""
+        return self.data.name
+
+    def where(self, key: Key = ()) -> str:
+        """The place of `key` as `file:line`."""
+        return self.file.where(key)
+
+    def entries(self) -> Iterator[tuple[str, Mapping[str, Any] | None, Key]]:
+        """Each pass it lists: the name, the options (None for `off`), and the key of the entry."""
+        for index, entry in enumerate(self.data.passes):
+            key: Key = ("passes", index)
+            if isinstance(entry, str):
+                yield entry, {}, key
+                continue
+            if len(entry) != 1:
+                raise RecipeError(f"{self.where(key)}: one pass an entry, such as `- name: {{option: value}}`")
+            ((name, options),) = entry.items()
+            yield name, pass_options(options), (*key, name)
+
+
+def pass_options(value: bool | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What stands after a pass's name: options, or the words `on` (no options) and `off` (None), as YAML reads them."""
+    if value is None or value is True:
+        return {}
+    return None if value is False else value
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read one recipe file."""
+    file = read_yaml(path)
+
+    def where(location: Location) -> str:
+        return file.where(location)
+
+    return Recipe(validated(RecipeData, file.data, where), file)
+
+
+def find_recipes(extra: Iterable[Path] = ()) -> dict[str, Recipe]:
+    """Every recipe of the package and of `extra` (plugins' files), by name. Hardware files are not recipes."""
+    folder = recipe_folder()
+    paths = [*folder.glob("*.yaml"), *folder.glob("architectures/*.yaml"), *folder.glob("workloads/*.yaml"), *extra]
+    recipes: dict[str, Recipe] = {}
+    for path in sorted(paths):
+        recipe = read_recipe(path)
+        if recipe.name in recipes:
+            raise RecipeError(f"{path}: recipe {recipe.name!r} is already in {recipes[recipe.name].file.path}")
+        recipes[recipe.name] = recipe
+    return recipes
+
+
+def load_recipe(name: str, recipes: Mapping[str, Recipe], asked_by: str) -> Recipe:
+    """The recipe called `name`, or in the file `name` when it ends in .yaml; an error names who asked for it."""
+    if name.endswith((".yaml", ".yml")):
+        return read_recipe(Path(name))
+    if name not in recipes:
+        raise RecipeError(f"{asked_by}: no recipe is called {name!r}; {nearest(name, ['auto', *recipes])}")
+    return recipes[name]

@@ -1,0 +1,97 @@
+"""Resolving recipes: which values a build uses, where each came from, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Generic
+
+from autodeploy.errors import RecipeError, nearest
+from autodeploy.layers import Choice, Draft, PassModel, Settings
+from autodeploy.recipe import WORKLOADS, Recipe, Target, load_recipe
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe(Generic[PassModel, Settings]):
+    """What a build uses: configured passes in order, runtime settings, and the provenance of both."""
+
+    target: Target
+    passes: tuple[tuple[str, PassModel], ...]
+    runtime: Settings
+    choices: tuple[Choice, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The resolved values as plain data, without their provenance."""
+        passes = [{name: model.model_dump(mode="json")} for name, model in self.passes]
+        return {"version": 1, "passes": passes, "runtime": self.runtime.model_dump(mode="json")}
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for the values: two recipes that resolve alike have the same."""
+        canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def resolve(
+    target: Target,
+    *,
+    passes: Mapping[str, type[PassModel]],
+    runtime: type[Settings],
+    recipes: Mapping[str, Recipe],
+    recipe: str = "auto",
+    set_values: Mapping[str, Any] = MappingProxyType({}),
+) -> ResolvedRecipe[PassModel, Settings]:
+    """Lay the matching recipes over each other, then the user's (`recipe`, a name or file), then `set_values`."""
+    if target.workload not in WORKLOADS:
+        raise RecipeError(f"--workload {target.workload}: no such workload; {nearest(target.workload, WORKLOADS)}")
+    draft = Draft(passes, runtime)
+    for layer, one in _layers(target, recipe, recipes):
+        draft.apply(one, layer)
+    for key, value in set_values.items():
+        draft.set(key, value)
+    return ResolvedRecipe(target, draft.instances(), draft.settings(), draft.choices(), tuple(_notes(target, recipes)))
+
+
+def _layers(target: Target, name: str, recipes: Mapping[str, Recipe]) -> list[tuple[str, Recipe]]:
+    matching = _matching(target, recipes)
+    if name == "auto":
+        return matching
+    stack: list[tuple[str, Recipe]] = []
+    seen: set[str] = set()
+    asked_by = f"--recipe {name}"
+    while name not in ("auto", "none"):
+        recipe = load_recipe(name, recipes, asked_by)
+        if recipe.name in seen:
+            raise RecipeError(f"{recipe.where(('extends',))}: {recipe.name!r} extends itself")
+        seen.add(recipe.name)
+        stack.insert(0, (f"recipe {recipe.name}", recipe))
+        asked_by = recipe.where(("extends",))
+        name = "none" if recipe.name == "default" else recipe.data.extends
+    # A recipe that matched by itself and is also named applies once, where the user put it.
+    under = [(layer, recipe) for layer, recipe in matching if recipe.name not in seen]
+    return [*(under if name == "auto" else []), *stack]
+
+
+def _matching(target: Target, recipes: Mapping[str, Recipe]) -> list[tuple[str, Recipe]]:
+    layers = [("default", recipes["default"])]
+    for kind in ("architecture", "gpu", "workload"):
+        for recipe in recipes.values():
+            if _kind(recipe) == kind and recipe.data.match.hold(target):
+                layers.append((f"{kind} {getattr(target, kind)}", recipe))
+    return layers
+
+
+def _kind(recipe: Recipe) -> str | None:
+    """The layer of a recipe: the last thing it asks for, in the order of the layers."""
+    match = recipe.data.match
+    asked = [kind for kind in ("architecture", "gpu", "workload") if getattr(match, kind)]
+    return asked[-1] if asked else None
+
+
+def _notes(target: Target, recipes: Mapping[str, Recipe]) -> Iterable[str]:
+    if not any(target.architecture in recipe.data.match.architecture for recipe in recipes.values()):
+        yield f"no recipe knows the architecture {target.architecture!r}; it gets the default pipeline"
