@@ -1,0 +1,40 @@
+"""The folder that keeps what is slow to make again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """`$AUTODEPLOY_CACHE`, or `autodeploy` in the user's cache folder. It need not exist yet."""
+    chosen = os.environ.get("AUTODEPLOY_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "autodeploy"
+
+
+def make_folder(target: Path, fill: Callable[[Path], None]) -> Path:
+    """Give `target`, a folder that `fill` wrote; made once, and never seen half-made.
+
+    `fill` writes into a temporary folder beside `target`, which is then renamed. Whatever stops it, Ctrl-C included,
+    removes that folder. When two processes make one target, the first to finish wins.
+    """
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        fill(partial)
+        try:
+            partial.rename(target)
+        except OSError:  # another process was first
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target

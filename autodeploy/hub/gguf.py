@@ -1,0 +1,47 @@
+"""GGUF files, dequantized once into a plain folder that is read like any other model."""
+
+from __future__ import annotations
+
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from autodeploy.cache import cache_dir, make_folder
+from autodeploy.errors import ModelError
+
+MAGIC = b"GGUF"
+LAYOUT = 1  # raised when what we write changes, so that older conversions are made again
+
+
+def convert(file: Path) -> Path:
+    """Give the folder with `file` in bf16 safetensors, with its tokenizer, chat template and configuration.
+
+    It is made once per file (its path, size and time of change) and kept in `cache_dir()`.
+    Raises ModelError for a file that is not GGUF, is truncated, or holds an architecture transformers cannot read.
+    """
+    with file.open("rb") as opened:
+        if opened.read(len(MAGIC)) != MAGIC:
+            raise ModelError(f"{file} is not a GGUF file: it does not begin with {MAGIC.decode()}")
+    status = file.stat()
+    identity = f"{LAYOUT} {file.resolve()} {status.st_size} {status.st_mtime_ns}"
+    name = f"{file.stem}-{sha256(identity.encode()).hexdigest()[:16]}"
+    return make_folder(cache_dir() / "gguf" / name, partial(_write, file))
+
+
+def _write(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    except (ValueError, KeyError, IndexError, OSError) as error:  # what its readers raise for a file they cannot read
+        first_line = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{file} cannot be read: it is damaged, or of an unknown kind ({first_line})") from error
+    # The weights are plain numbers now; saving must not try to quantize them again.
+    for name, value in (("hf_quantizer", None), ("is_quantized", False)):
+        setattr(model, name, value)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
