@@ -21,9 +21,10 @@ Where = Callable[[Key], str]
 
 
 class Staged(Protocol):
-    """What resolution asks of a pass class beside its fields."""
+    """What resolution asks of a pass class beside its fields. Clean-up passes may run at any stage."""
 
     stage: ClassVar[IntEnum]
+    cleanup: ClassVar[bool]
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Draft(Generic[PassModel, Settings]):
     def _insert(self, name: str, origin: Origin, after: int | None) -> int:
         """Put a pass behind entry `after` if that is its stage too, or else at the end of its stage."""
         stage = self._stage(name)
-        beside = after is not None and (_is_free(stage) or self._stage(self.entries[after].name) == stage)
+        beside = after is not None and (self._is_cleanup(name) or self._stage(self.entries[after].name) == stage)
         if after is not None and beside:
             index = after + 1
         else:
@@ -146,7 +147,7 @@ class Draft(Generic[PassModel, Settings]):
         for name, options, key in recipe.entries():
             self._check_name(name, recipe.where(key))
             stage = self._stage(name)
-            if options is None or _is_free(stage):
+            if options is None or self._is_cleanup(name):
                 continue
             if before is not None and stage < self._stage(before):
                 raise RecipeError(
@@ -157,6 +158,9 @@ class Draft(Generic[PassModel, Settings]):
 
     def _stage(self, name: str) -> IntEnum:
         return cast("type[Staged]", self.pass_classes[name]).stage
+
+    def _is_cleanup(self, name: str) -> bool:
+        return cast("type[Staged]", self.pass_classes[name]).cleanup
 
     def _names(self) -> list[str]:
         return [entry.name for entry in self.entries]
@@ -180,11 +184,6 @@ class Draft(Generic[PassModel, Settings]):
                 result.append(Choice(f"passes.{entry.name}.{name}", entry.options[name], origin))
         result += [Choice(f"runtime.{name}", value, origin) for name, (value, origin) in self.runtime.items()]
         return tuple(result)
-
-
-def _is_free(stage: IntEnum) -> bool:
-    """Whether passes of `stage` may run anywhere: cleaning up is never too late."""
-    return stage.name == "CLEAN"
 
 
 def _below(recipe: Recipe, key: Key) -> Where:

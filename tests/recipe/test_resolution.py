@@ -24,10 +24,12 @@ class Stage(IntEnum):
 class Pass(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage: ClassVar[Stage]
+    cleanup: ClassVar[bool] = False
 
 
 class Clean(Pass):
     stage = Stage.CLEAN
+    cleanup = True
 
 
 class Canonicalize(Pass):
