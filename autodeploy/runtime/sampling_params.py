@@ -51,14 +51,6 @@ class SamplingParams(BaseModel):
     include_stop_str_in_output: bool = False
     detokenize: bool = True
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _in_one_sentence(cls, data: Any, handler: ModelWrapValidatorHandler[SamplingParams]) -> SamplingParams:
-        try:
-            return handler(data)
-        except ValidationError as error:
-            raise RequestError(explain(error, cls.model_fields)) from None
-
     @field_validator("stop")
     @classmethod
     def _stop_has_text(cls, stop: str | list[str] | None) -> str | list[str] | None:
@@ -73,6 +65,15 @@ class SamplingParams(BaseModel):
         if self.stop and not self.detokenize:
             raise ValueError("stop needs detokenize=True: stop strings are searched in text")
         return self
+
+    # The last validator is the outermost: it sees the mistakes of those above.
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_sentence(cls, data: Any, handler: ModelWrapValidatorHandler[SamplingParams]) -> SamplingParams:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            raise RequestError(explain(error, cls.model_fields)) from None
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
