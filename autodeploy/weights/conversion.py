@@ -81,6 +81,9 @@ class ConversionRules:
         target = Target(job.name, converter.target_patterns, converter.source_patterns, self.config, state)
         for operation in converter.operations:
             values = _apply(operation, values, target)
+        left = next((parts for parts in values.values() if len(parts) != 1), None)
+        if left is not None:
+            raise CheckpointError(f"{job.name}: {len(left)} tensors of the checkpoint are left to join")
         return _expand(values, target)
 
 
@@ -101,10 +104,8 @@ def _expand(values: Values, target: Target) -> dict[str, Expression]:
     """Put the layer's prefix and suffix around the patterns that the last operation gave."""
     name = target.name.replace("*.", "0.")
     inside = next((pattern for pattern in values if pattern in name), None)
-    if inside is None:
-        return {pattern: _only(parts) for pattern, parts in values.items()}
-    prefix, _, suffix = name.partition(inside)
-    return {prefix + pattern + suffix: _only(parts) for pattern, parts in values.items()}
+    prefix, _, suffix = name.partition(inside) if inside is not None else ("", "", "")
+    return {prefix + pattern + suffix: parts[0] for pattern, parts in values.items()}
 
 
 def _only(parts: list[Expression]) -> Expression:
