@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,15 @@ def insert_call(
     node = graph.call_function(target, tuple(args), dict(kwargs or {}))
     infer(node, fake_mode_of(graph))
     return node
+
+
+def call_arguments(target: Target, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Split `values`, in the order of the operator's schema, into positional and keyword-only arguments."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return tuple(values), {}
+    named = list(zip(target._schema.arguments, values, strict=False))
+    positional = tuple(given for parameter, given in named if not parameter.kwarg_only)
+    return positional, {parameter.name: given for parameter, given in named if parameter.kwarg_only}
 
 
 def infer(node: Node, mode: FakeTensorMode) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from autodeploy.graph.nodes import insert_call
+from autodeploy.graph.nodes import call_arguments, insert_call
 from autodeploy.rewrite.expression import AnyOf, Call, Cast, Maybe, Var
 from autodeploy.rewrite.match import Match, Miss, match_rule
 from autodeploy.rewrite.rule import Rule
 
+_LOOKED_RIGHT = 3  # nodes that must have matched for a miss to be worth explaining
 _TO = torch.ops.aten.to.dtype
 
 
@@ -49,7 +50,8 @@ def apply_rules(gm: GraphModule, rules: Sequence[Rule], spend: Callable[[], bool
         for rule in by_root.get(node.target, ()):
             found = match_rule(rule, node)
             if isinstance(found, Miss):
-                misses[rule.name, node.name] = found
+                if found.depth >= _LOOKED_RIGHT:
+                    misses[rule.name, node.name] = found
                 continue
             if not spend():
                 return RewriteResult(applied, tuple(misses.values()))
@@ -82,7 +84,7 @@ def build(graph: Graph, expression: Any, bindings: Any) -> Any:
         case AnyOf(choices):
             return build(graph, choices[0], bindings)
         case Call(target, args):
-            return insert_call(graph, target, [build(graph, argument, bindings) for argument in args])
+            return insert_call(graph, target, *call_arguments(target, [build(graph, item, bindings) for item in args]))
         case list() | tuple():
             return [build(graph, item, bindings) for item in expression]
         case _:

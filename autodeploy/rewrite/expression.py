@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from autodeploy.graph.nodes import call_arguments
+
 aten = torch.ops.aten
 
 COMMUTATIVE = frozenset({aten.add.Tensor, aten.mul.Tensor})
@@ -104,7 +106,8 @@ def evaluate(expression: object, bindings: Mapping[str, Any]) -> Any:
         case AnyOf(choices):
             return evaluate(choices[0], bindings)
         case Call(target, args):
-            return target(*(evaluate(argument, bindings) for argument in args))
+            positional, keywords = call_arguments(target, [evaluate(argument, bindings) for argument in args])
+            return target(*positional, **keywords)
         case list() | tuple():
             return [evaluate(item, bindings) for item in expression]
         case _:

@@ -15,6 +15,14 @@ from autodeploy.rewrite.expression import COMMUTATIVE, AnyOf, Call, Cast, Maybe,
 from autodeploy.rewrite.rule import Rule
 
 _CASTS = (torch.ops.aten.to.dtype,)
+# Interior nodes that may stay behind for other users: they compute nothing, so keeping them costs nothing.
+_FREE = (
+    torch.ops.aten.to.dtype,
+    torch.ops.aten.unsqueeze.default,
+    torch.ops.aten.reshape.default,
+    torch.ops.aten.transpose.int,
+    torch.ops.aten.slice.Tensor,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Miss:
     root: str
     node: str
     reason: str
+    depth: int
+    """How many nodes had matched by then."""
 
     def __str__(self) -> str:
         return f"{self.rule} at {self.root}: stopped at {self.node}: {self.reason}"
@@ -116,13 +126,17 @@ class _Search:
             return
         actual = list(value.args) if expression.target is operator.getitem else list(arguments(value).values())
         covered = state.cover(value)
+        given = len(expression.args)
+        if actual[given:] != _defaults(expression.target)[given:]:
+            self.fail(covered, value, f"arguments {actual[given:]} are not the operator's defaults")
+            return
         yield from self.match_arguments(expression.args, actual, covered)
         if expression.target in COMMUTATIVE:
             first, second, *rest = expression.args
             yield from self.match_arguments((second, first, *rest), actual, covered)
 
     def match_arguments(self, expected: tuple[Any, ...], actual: list[Any], state: _State) -> Iterator[_State]:
-        """Arguments that the pattern leaves out must have their defaults in the graph; `actual` holds all of them."""
+        """Match one after the other; `actual` may hold more, which the caller has checked."""
         if not expected:
             yield state
             return
@@ -155,15 +169,24 @@ def match_rule(rule: Rule, root: Node) -> Match | Miss:
             search.fail(state, root, reason)
         else:
             return match
-    return Miss(rule.name, root.name, search.node, search.reason)
+    return Miss(rule.name, root.name, search.node, search.reason, search.furthest)
 
 
 def _used_outside(match: Match) -> Node | None:
-    """An interior node that something else needs too; casts are cheap enough to stay behind for it."""
+    """An interior node that something else needs too, and that computes something."""
     for node in match.interior - {match.root}:
-        if not is_call(node, *_CASTS) and not match.interior.issuperset(node.users):
+        if not is_call(node, *_FREE) and not match.interior.issuperset(node.users):
             return node
     return None
+
+
+def _defaults(target: Any) -> list[Any]:
+    """The default of each argument; an argument without one equals no value."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return []
+    return [
+        parameter.default_value if parameter.has_default_value() else ... for parameter in target._schema.arguments
+    ]
 
 
 def _same(left: Any, right: Any) -> bool:

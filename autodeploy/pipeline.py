@@ -1,0 +1,152 @@
+"""Passes as values, and the runner that applies them and does all that is common to them."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch.fx import GraphModule
+from transformers import PretrainedConfig
+
+from autodeploy.errors import RecipeError
+from autodeploy.invariants import check_invariants
+from autodeploy.rewrite import Miss, Rule, apply_rules
+from autodeploy.weights import WeightPlan
+
+
+class Stage(IntEnum):
+    """The order in which a graph is transformed; a recipe never goes back."""
+
+    EXPORT = 0
+    CLEAN = 1
+    CANONICALIZE = 2
+    SHARD = 3
+    FUSE = 4
+    QUANTIZE = 5
+    CACHE = 6
+    TUNE = 7
+    LOWER = 8
+    CAPTURE = 9
+
+
+@dataclass
+class Context:
+    """What a pass may know and change besides the graph."""
+
+    config: PretrainedConfig
+    weights: WeightPlan
+    device: torch.device
+    fuel: int | None = None
+    """Rewrites still allowed; None when unlimited."""
+    misses: list[Miss] = field(default_factory=list)
+    """Why patterns did not match, reported by the pass that runs now."""
+    kernels: Any = None
+    """The backend table that LOWER chooses from."""
+
+    def spend(self) -> bool:
+        """Ask for one more rewrite; False when the fuel is used up."""
+        if self.fuel is None:
+            return True
+        if self.fuel == 0:
+            return False
+        self.fuel -= 1
+        return True
+
+    def rewrite(self, gm: GraphModule, rules: Sequence[Rule]) -> int:
+        """Apply `rules` to `gm` within the fuel and keep their misses; returns the number of rewrites."""
+        result = apply_rules(gm, rules, self.spend)
+        self.misses.extend(result.misses)
+        return result.total
+
+
+class Pass(BaseModel):
+    """A transformation of the graph. It is a frozen value: its fields are its options.
+
+    `exact` says whether the numbers stay the same bit for bit; otherwise `tolerance` bounds the relative error
+    `‖out - before‖ / ‖before‖` of the logits in float32. `cleanup` passes may run at any stage.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    stage: ClassVar[Stage]
+    exact: ClassVar[bool] = True
+    tolerance: ClassVar[float] = 0.0
+    cleanup: ClassVar[bool] = False
+
+    @abstractmethod
+    def run(self, gm: GraphModule, ctx: Context) -> int:
+        """Transform `gm` in place and return the number of places changed."""
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one pass did."""
+
+    name: str
+    stage: str
+    options: dict[str, Any]
+    matches: int
+    nodes_before: int
+    nodes_after: int
+    seconds: float
+    misses: tuple[Miss, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON data; misses as sentences."""
+        return {**self.__dict__, "misses": [str(miss) for miss in self.misses]}
+
+
+def check_order(passes: Sequence[Pass]) -> None:
+    """Raise RecipeError when a pass belongs to an earlier stage than the one before it."""
+    previous: Pass | None = None
+    for current in passes:
+        if current.cleanup:
+            continue
+        if previous is not None and current.stage < previous.stage:
+            raise RecipeError(
+                f"pass {current.name!r} ({current.stage.name}) comes after {previous.name!r} ({previous.stage.name}),"
+                " but stages never go back; move it before"
+            )
+        previous = current
+
+
+def run_passes(
+    gm: GraphModule, passes: Sequence[Pass], ctx: Context, observe: Callable[[PassReport], None] = lambda _: None
+) -> list[PassReport]:
+    """Run `passes` in order on `gm`, cleaning up, checking invariants and reporting after each."""
+    check_order(passes)
+    reports = []
+    stage = Stage.EXPORT
+    for current in passes:
+        stage = max(stage, current.stage)
+        report = _run_one(gm, current, ctx, stage)
+        observe(report)
+        reports.append(report)
+    return reports
+
+
+def _run_one(gm: GraphModule, current: Pass, ctx: Context, stage: Stage) -> PassReport:
+    before, started = len(gm.graph.nodes), time.perf_counter()
+    ctx.misses.clear()
+    matches = current.run(gm, ctx)
+    gm.graph.eliminate_dead_code()
+    gm.recompile()
+    ctx.weights.prune(gm)
+    check_invariants(gm, ctx.weights, current.name, canonical=stage > Stage.CANONICALIZE)
+    return PassReport(
+        name=current.name,
+        stage=current.stage.name,
+        options=current.model_dump(mode="json"),
+        matches=matches,
+        nodes_before=before,
+        nodes_after=len(gm.graph.nodes),
+        seconds=time.perf_counter() - started,
+        misses=tuple(ctx.misses),
+    )

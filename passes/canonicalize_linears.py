@@ -1,0 +1,65 @@
+"""Projections to the canonical operator."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch.fx import GraphModule, Node
+
+from autodeploy.graph.inputs import insert_weight
+from autodeploy.graph.nodes import calls_of, insert_call, is_call, value
+from autodeploy.patterns.linears import LINEARS
+from autodeploy.pipeline import Context, Pass, Stage
+from autodeploy.rewrite.apply import erase_unused
+
+aten = torch.ops.aten
+linear_op = torch.ops.autodeploy.linear.default
+
+
+class CanonicalizeLinears(Pass):
+    """Replace every projection by `linear`, with its weight stored as `[out, in]`."""
+
+    name: ClassVar[str] = "canonicalize_linears"
+    stage: ClassVar[Stage] = Stage.CANONICALIZE
+    exact: ClassVar[bool] = False  # a transposed weight may be summed in another order
+    tolerance: ClassVar[float] = 1e-5
+
+    def run(self, gm: GraphModule, ctx: Context) -> int:
+        """Turn weights stored as `[in, out]`, apply the pattern, then project rows where they are."""
+        turned = sum(_turn(gm, node, ctx) for node in calls_of(gm.graph, aten.addmm.default))
+        plain = ctx.rewrite(gm, LINEARS)
+        moved = sum(_unflatten(node, ctx) for node in calls_of(gm.graph, aten.reshape.default))
+        return turned + plain + moved
+
+
+def _turn(gm: GraphModule, node: Node, ctx: Context) -> bool:
+    """`bias + x @ weight` as `linear` of the transposed weight, which the plan transposes when it is read."""
+    bias, x, weight = node.args
+    assert isinstance(weight, Node)
+    if weight.op != "get_attr" or node.kwargs or not ctx.spend():
+        return False
+    name = f"{weight.target}_transposed"
+    ctx.weights.transpose(str(weight.target), name)
+    with gm.graph.inserting_before(node):
+        turned = insert_weight(gm, name, value(weight).transpose(0, 1))
+        replacement = insert_call(gm.graph, linear_op, (x, turned, bias))
+    node.replace_all_uses_with(replacement)
+    erase_unused(node)
+    return True
+
+
+def _unflatten(node: Node, ctx: Context) -> bool:
+    """`reshape(linear(rows))` as `linear(reshape(rows))`, where the reshape only splits the rows (GPT-2)."""
+    projection, shape = node.args[:2]
+    if not is_call(projection, linear_op) or value(node).shape[-1] != value(projection).shape[-1]:
+        return False
+    rows, weight, bias = projection.args
+    if value(rows).dim() != 2 or len(projection.users) > 1 or not ctx.spend():
+        return False
+    with node.graph.inserting_before(node):
+        unflattened = insert_call(node.graph, aten.reshape.default, (rows, [*shape[:-1], value(rows).shape[-1]]))
+        replacement = insert_call(node.graph, linear_op, (unflattened, weight, bias))
+    node.replace_all_uses_with(replacement)
+    erase_unused(node)
+    return True
