@@ -1,0 +1,54 @@
+// The kernels, without PyTorch: pointers, sizes and strides (in elements). T is float or bf16.
+#pragma once
+
+#include "vector.h"
+
+namespace autodeploy {
+
+// Rows of `width` elements, `stride` apart.
+template <class T>
+struct Rows {
+    T* data;
+    long count, width, stride;
+    T* operator[](long row) const { return data + row * stride; }
+};
+
+// out [M, N] = x [M, K] @ weight [N, K].T + bias [N] (may be null).
+template <class T>
+void linear(Rows<const T> x, Rows<const T> weight, const T* bias, T* out, int threads);
+
+template <class T>
+void rms_norm(Rows<const T> x, const T* weight, float eps, float offset, bool scale_in_float32, T* out, int threads);
+
+template <class T>
+void layer_norm(Rows<const T> x, const T* weight, const T* bias, float eps, T* out, int threads);
+
+enum class Activation { silu, gelu, gelu_tanh, gelu_quick, relu, relu_squared, sigmoid };
+
+// kind(gate) * up, or kind(gate) alone where up.data is null.
+template <class T>
+void activate(Activation kind, Rows<const T> gate, Rows<const T> up, T* out, int threads);
+
+// x [tokens, heads, width]; C is the type of cos and sin [tokens, rotary], and of the arithmetic.
+template <class T, class C>
+void rope(const T* x, long tokens, long heads, long width, long token_stride, long head_stride, const C* cosines,
+          const C* sines, long rotary, bool interleaved, T* out, int threads);
+
+template <class T>
+struct Attention {
+    const T *q, *k, *v;              // [T, H, D], [T, Hk, D], [T, Hk, Dv], heads and elements contiguous
+    long q_stride, k_stride, v_stride;
+    T *key_pages, *value_pages;      // [P, Hk, page_size, D], [P, Hk, page_size, Dv], contiguous
+    const int32_t *query_start, *context_len, *page_table;
+    const int64_t* slots;
+    T* out;                          // [T, H, Dv], contiguous
+    const T* sinks;                  // [H] or null
+    long tokens, requests, heads, kv_heads, key_width, value_width, page_size, max_pages;
+    float scale, softcap;            // softcap 0: none
+    long window;                     // 0: none
+};
+
+template <class T>
+void paged_attention(const Attention<T>& step, int threads);
+
+}  // namespace autodeploy

@@ -1,0 +1,93 @@
+"""Which backend serves which canonical operator: the one place that knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from autodeploy.ops import CanonicalOp
+
+ANY_DEVICE = ("cpu", "cuda")
+ANY_DTYPE = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _serves_all(*_: object, **__: object) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One backend's implementation of a canonical operator.
+
+    `run` takes the operator's arguments. `declines` takes them too, with tensors that have a shape and a dtype but no
+    data, and gives the reason why this kernel cannot serve them, or None. `dtypes` are those of the operator's result.
+    Among kernels that can serve a node, the highest `priority` does.
+    """
+
+    op: CanonicalOp
+    backend: str
+    run: Callable[..., Any]
+    devices: tuple[str, ...] = ANY_DEVICE
+    dtypes: tuple[torch.dtype, ...] = ANY_DTYPE
+    declines: Callable[..., str | None] = field(default=_serves_all)
+    priority: int = 0
+
+    @property
+    def name(self) -> str:
+        """Such as `triton.rms_norm`."""
+        return f"{self.backend}.{self.op.name}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a kernel can serve a node: `reason` is None when it can."""
+
+    kernel: Kernel
+    reason: str | None
+
+
+class KernelTable:
+    """The kernels at hand, in the order in which they are preferred. Immutable: adding gives a new table."""
+
+    def __init__(self, kernels: Iterable[Kernel]) -> None:
+        self._kernels = tuple(sorted(kernels, key=lambda kernel: -kernel.priority))
+
+    def __iter__(self) -> Iterator[Kernel]:
+        return iter(self._kernels)
+
+    def __add__(self, kernels: Iterable[Kernel]) -> KernelTable:
+        return KernelTable((*self._kernels, *kernels))
+
+    def candidates(self, op: torch._ops.OpOverload, device: str, dtype: torch.dtype) -> tuple[Kernel, ...]:
+        """The kernels for `op` on a device ("cpu", "cuda") and a dtype, best first. The torch reference is the last."""
+        return tuple(
+            kernel
+            for kernel in self._kernels
+            if kernel.op.overload is op and device in kernel.devices and dtype in kernel.dtypes
+        )
+
+    def verdicts(self, node: Node, device: str) -> tuple[Verdict, ...]:
+        """What each candidate for the call `node` says to it, best candidate first."""
+        assert isinstance(node.target, torch._ops.OpOverload), f"{node.name} calls no canonical operator"
+        args = map_arg(node.args, lambda argument: argument.meta["val"])
+        kwargs = map_arg(node.kwargs, lambda argument: argument.meta["val"])
+        candidates = self.candidates(node.target, device, node.meta["val"].dtype)
+        return tuple(Verdict(kernel, kernel.declines(*args, **kwargs)) for kernel in candidates)
+
+    def choose(self, node: Node, device: str) -> Kernel:
+        """The best kernel that can serve the call `node`. Raises LookupError for an operator that no kernel serves."""
+        for verdict in self.verdicts(node, device):
+            if verdict.reason is None:
+                return verdict.kernel
+        raise LookupError(f"no kernel serves {node.target} on {device}")
+
+    def find(self, op: torch._ops.OpOverload, backend: str) -> Kernel | None:
+        """The kernel that `backend` has for `op`; None where that backend is not available here."""
+        return next(
+            (kernel for kernel in self._kernels if kernel.op.overload is op and kernel.backend == backend), None
+        )
