@@ -42,10 +42,9 @@ class Conditions(BaseModel):
         )
         return all(not names or name in names for names, name in pairs)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is asked for; such a recipe applies only when it is named."""
-        return not (self.architecture or self.gpu or self.workload)
+    def names(self) -> tuple[str, ...]:
+        """Every name asked for; with none, the recipe applies only when it is named itself."""
+        return (*self.architecture, *self.gpu, *self.workload)
 
 
 @dataclass(frozen=True)

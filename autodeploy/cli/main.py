@@ -1,0 +1,55 @@
+"""Running a command line: which command is meant, and what exit code its end has."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import cast
+
+import typer
+
+from autodeploy.cli.app import app
+from autodeploy.errors import AutodeployError, InputError
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+# The base of typer's usage errors; typer carries its own copy of click and does not export this class.
+UsageError = cast("type[Exception]", typer.BadParameter.__base__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `arguments`, by default those of the process, and return the exit code."""
+    words = with_command(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        result = app(words, prog_name="autodeploy", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(words, "interrupted", INTERRUPTED)
+    except InputError as error:
+        return _fail(words, str(error), BAD_INPUT)
+    except UsageError as error:
+        return _fail(words, getattr(error, "format_message", error.__str__)(), BAD_INPUT)
+    except AutodeployError as error:
+        return _fail(words, str(error), FAILED)
+    except Exception as error:  # whatever else happens is our mistake, and a user is not to read its traceback
+        return _fail(words, f"{type(error).__name__}: {error} (a mistake of ours: --debug shows where)", FAILED)
+    return result if isinstance(result, int) else DONE
+
+
+def with_command(words: list[str]) -> list[str]:
+    """Put `build` before arguments that name no command: `autodeploy MODEL` is `autodeploy build MODEL`."""
+    commands = {command.name for command in app.registered_commands}
+    if not words or words[0] in commands or words[0] in ("--help", "--version"):
+        return words or ["--help"]
+    return ["build", *words]
+
+
+def _fail(words: list[str], message: str, code: int) -> int:
+    if "--debug" in words:
+        traceback.print_exc()
+    sentence = " ".join(message.split())
+    print(f"autodeploy: {sentence}", file=sys.stderr)
+    if "--json" in words:
+        print(json.dumps({"error": sentence, "exit_code": code}))
+    return code

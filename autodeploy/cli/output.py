@@ -1,0 +1,67 @@
+"""What a command prints: tables and answers, or one JSON object, on stdout; everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from autodeploy.plan import Plan
+
+
+def out() -> Console:
+    """Where results go. Made anew each time, for stdout may be replaced while the process lives."""
+    return Console(file=sys.stdout, highlight=False)
+
+
+def err() -> Console:
+    """Where progress and notes go."""
+    return Console(file=sys.stderr, highlight=False)
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """The one object of `--json`."""
+    print(json.dumps(data, ensure_ascii=False, default=str))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table whose columns of numbers align right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    result = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = bool(cells) and all(row[index].replace(".", "", 1).isdigit() for row in cells)
+        result.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        result.add_row(*(Text(cell) for cell in row))
+    return result
+
+
+def plan_table(plan: Plan) -> Table:
+    """A plan, with the reason of each decision."""
+    rows = [(one.what, one.value, one.reason) for one in plan.decisions]
+    return table(f"Plan for {plan.model}", ("what", "choice", "why"), rows)
+
+
+def history_table(history: Iterable[dict[str, Any]]) -> Table:
+    """What each pass did."""
+    rows = [
+        (
+            report["name"],
+            report["matches"],
+            f"{report['nodes_before']} → {report['nodes_after']}",
+            f"{report['seconds']:.2f}",
+        )
+        for report in history
+    ]
+    return table("Passes", ("pass", "matches", "nodes", "seconds"), rows)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(one) for one in value)
+    return "" if value is None else str(value)

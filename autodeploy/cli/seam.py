@@ -1,0 +1,60 @@
+"""The few calls by which commands reach the rest. Each imports what it needs, so that `--help` needs no torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from autodeploy.plan import Plan
+from autodeploy.progress import Progress
+from autodeploy.runtime.sampling_params import SamplingParams
+
+
+class Built(Protocol):
+    """What the command line shows of an artifact."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """A report of each pass."""
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe."""
+
+
+class Answering(Protocol):
+    """What the command line needs of `autodeploy.LLM`."""
+
+    engine: Any
+
+    def generate(self, prompts: list[str], sampling_params: SamplingParams) -> Any:
+        """Answer prompts."""
+
+
+def build(model: str, *, progress: Progress, **options: Any) -> Built:
+    """Build an artifact."""
+    built: Built = import_module("autodeploy.build").build(model, progress=progress, **options)
+    return built
+
+
+def plan(model: str, *, progress: Progress, **options: Any) -> Plan:
+    """Decide everything a build would, and build nothing."""
+    decided: Plan = import_module("autodeploy.build").plan(model, progress=progress, **options)
+    return decided
+
+
+def load_llm(model: str, *, progress: Progress, **options: Any) -> Answering:
+    """Make a model or an artifact ready to answer."""
+    llm: Answering = import_module("autodeploy").LLM(model, progress=progress, **options)
+    return llm
+
+
+def load_artifact(path: Path) -> Built:
+    """Open an artifact."""
+    artifact: Built = import_module("autodeploy.artifact").load(path)
+    return artifact

@@ -1,0 +1,43 @@
+"""What a build is going to do, and why: shown before it starts, and by `--dry-run`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autodeploy.resolution import ResolvedRecipe
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One thing that was decided."""
+
+    what: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every decision of a build, and what the user should know besides."""
+
+    model: str
+    decisions: tuple[Decision, ...]
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON data."""
+        return {"model": self.model, "decisions": [asdict(one) for one in self.decisions], "notes": list(self.notes)}
+
+
+def recipe_decisions(recipe: ResolvedRecipe[Any, Any]) -> tuple[Decision, ...]:
+    """The passes in one line, then each value that somebody chose for a pass or for the runtime."""
+    names = ", ".join(name for name, _ in recipe.passes)
+    layers = dict.fromkeys(choice.origin.layer for choice in recipe.choices)
+    pipeline = Decision("passes", names or "none", f"from {', '.join(layers) or 'an empty recipe'}")
+    values = (
+        Decision(choice.key, str(choice.value), f"{choice.origin.layer}: {choice.origin.reason}")
+        for choice in recipe.choices
+        if choice.key.startswith("runtime.") or choice.key.count(".") == 2
+    )
+    return (pipeline, *values)
