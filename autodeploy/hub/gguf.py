@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -35,7 +36,7 @@ def _write(file: Path, folder: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ValueError, KeyError, IndexError, OSError) as error:  # what its readers raise for a file they cannot read
+    except (ValueError, KeyError, IndexError, OSError, struct.error) as error:  # what its readers raise for bad files
         first_line = str(error).strip().partition("\n")[0]
         raise ModelError(f"{file} cannot be read: it is damaged, or of an unknown kind ({first_line})") from error
     # The weights are plain numbers now; saving must not try to quantize them again.

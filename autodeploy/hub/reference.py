@@ -54,7 +54,7 @@ def resolve(reference: str, *, revision: str | None = None, weights: bool = True
 
 def _is_path(reference: str) -> bool:
     looks_like_one = reference.startswith((".", "/", "~")) or reference.endswith(".gguf")
-    return looks_like_one or Path(reference).exists()
+    return looks_like_one or (reference != "" and Path(reference).exists())
 
 
 def _local(reference: str, path: Path) -> ModelFiles:

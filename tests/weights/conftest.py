@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import pytest
 import torch
@@ -45,12 +46,15 @@ class Build:
 
     def real(self, config: PretrainedConfig) -> PreTrainedModel:
         torch.manual_seed(0)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-        return model
+        return self._model(config, torch.float32)
 
-    def meta(self, config: PretrainedConfig) -> PreTrainedModel:
+    def meta(self, config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+            return self._model(config, dtype)
+
+    def _model(self, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+        factory: Any = AutoModelForCausalLM
+        model: PreTrainedModel = factory.from_config(config, dtype=dtype)
         return model
 
 

@@ -34,7 +34,7 @@ def configs(sizes: dict[str, Any]) -> list[PretrainedConfig]:
     return [
         LlamaConfig(**sizes, tie_word_embeddings=True),
         MixtralConfig(**sizes, num_local_experts=3),
-        Qwen3MoeConfig(**sizes, num_experts=12, moe_intermediate_size=24, head_dim=8),
+        Qwen3MoeConfig(**sizes, num_experts=12, moe_intermediate_size=24),
         GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=64, n_positions=32),
         GPTNeoXConfig(**gpt_neox),
         Gemma3TextConfig(**sizes, head_dim=8),
@@ -47,8 +47,7 @@ def test_equals_what_transformers_loads(tmp_path: Path, build: Any, index: int) 
     config = configs(build.sizes)[index]
     build.real(config).save_pretrained(tmp_path)  # writes the original layout: experts apart
     expected = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).state_dict()
-    with torch.device("meta"):
-        meta = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    meta = build.meta(config, torch.bfloat16)
     source = SafetensorsSource(tmp_path)
     plan = plan_weights(meta, source)
     tensors = plan.read(source)
@@ -97,8 +96,8 @@ def test_legacy_norm_names(build: Any) -> None:
     state = RandomSource.of(build.real(config))
     renamed = {
         name.replace("ln_f.weight", "LayerNorm.gamma").replace("ln_f.bias", "LayerNorm.beta"): name
-        for name in state.keys()
-    }  # noqa: E501, SIM118
+        for name in state.keys()  # noqa: SIM118
+    }
     del model.transformer.ln_f
     source = MemorySource({new: state.read(old) for new, old in renamed.items()})
     plan = plan_weights(model, source)

@@ -48,14 +48,15 @@ def test_a_row_of_a_large_file_touches_only_its_bytes(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     save_file({"x": torch.zeros(4096, 4096)}, file)  # 64 MiB
     source = SafetensorsSource(tmp_path)
-    assert source.read("x", ((2000, 2002), None)).sum() == 0
+    assert float(source.read("x", ((2000, 2002), None)).sum()) == 0
     assert resident_kib(file) < 4096
 
 
 def resident_kib(file: Path) -> int:
     mappings = Path("/proc/self/smaps").read_text().split(f"{file}\n")[1:]
     assert mappings
-    return sum(int(re.search(r"Rss:\s+(\d+) kB", mapping)[1]) for mapping in mappings)  # type: ignore[index]
+    sizes = [re.search(r"Rss:\s+(\d+) kB", mapping) for mapping in mappings]
+    return sum(int(size[1]) for size in sizes if size)
 
 
 def test_nothing_is_held_of_what_was_read(tmp_path: Path) -> None:
