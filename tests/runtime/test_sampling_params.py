@@ -37,7 +37,7 @@ def test_params_are_frozen_and_have_the_defaults_of_vllm() -> None:
     params = SamplingParams()
     assert (params.n, params.temperature, params.top_p, params.top_k, params.max_tokens) == (1, 1.0, 1.0, 0, 16)
     with pytest.raises(ValidationError):
-        params.n = 2  # type: ignore[misc]
+        params.n = 2
 
 
 def test_stop_strings_are_always_a_tuple() -> None:
