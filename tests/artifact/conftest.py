@@ -65,7 +65,7 @@ Save = Callable[..., Artifact]
 @pytest.fixture
 def save(graph: GraphModule, plan: WeightPlan, source: MemorySource) -> Save:
     def save(path: Path, **changes: Any) -> Artifact:
-        fields = {
+        fields: dict[str, Any] = {
             "name": "tiny",
             "graph": graph,
             "weights": plan,
