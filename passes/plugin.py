@@ -2,6 +2,34 @@
 
 from __future__ import annotations
 
+from autodeploy.ops import OPS
+from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
+from autodeploy.passes.canonicalize_mlps import CanonicalizeMlps
+from autodeploy.passes.canonicalize_norms import CanonicalizeNorms
+from autodeploy.passes.canonicalize_rotary import CanonicalizeRotary
+from autodeploy.passes.choose_kernels import ChooseKernels
+from autodeploy.passes.clean_graph import CleanGraph
+from autodeploy.passes.fuse_gate_up import FuseGateUp
+from autodeploy.passes.fuse_qkv import FuseQkv
+from autodeploy.passes.gather_logit_rows import GatherLogitRows
+from autodeploy.passes.page_attention import PageAttention
+from autodeploy.patterns import PATTERNS
 from autodeploy.plugin import Plugin
 
-PLUGIN = Plugin(name="builtin")
+PLUGIN = Plugin(
+    name="builtin",
+    ops=OPS,
+    passes=(
+        CleanGraph,
+        CanonicalizeLinears,
+        CanonicalizeNorms,
+        CanonicalizeRotary,
+        CanonicalizeMlps,
+        FuseQkv,
+        FuseGateUp,
+        GatherLogitRows,
+        PageAttention,
+        ChooseKernels,
+    ),
+    patterns=PATTERNS,
+)

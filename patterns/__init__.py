@@ -2,3 +2,11 @@
 
 if __name__ == "patterns":
     raise ImportError("this folder installs as autodeploy.patterns: write `import autodeploy.patterns`")
+
+from autodeploy.patterns.activations import ACTIVATIONS, GATED
+from autodeploy.patterns.linears import LINEARS
+from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
+from autodeploy.patterns.rotary import PARTIAL_ROTARY, ROTARY
+
+PATTERNS = (*LINEARS, *NORMS, *UNSCALED_NORMS, *HEAD_NORMS, *ROTARY, *PARTIAL_ROTARY, *ACTIVATIONS, *GATED)
+"""All of them, in the order in which the passes apply them."""

@@ -1,0 +1,168 @@
+"""A lowered graph with its weights on one device, ready to run steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_aggregate
+
+from autodeploy.kernels import KernelTable
+from autodeploy.runtime.model import StepInputs
+
+_STEP_INPUTS = frozenset(StepInputs.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """One input that holds pages: `[num_pages, num_heads, page_size, head_dim]` of `dtype`."""
+
+    name: str
+    num_heads: int
+    head_dim: int
+    dtype: torch.dtype
+
+    def bytes_of(self, page_size: int) -> int:
+        """The size of one page in bytes."""
+        return self.num_heads * page_size * self.head_dim * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class ProgramSpec:
+    """What the runtime must know of a program besides its graph."""
+
+    vocab_size: int
+    max_model_len: int
+    caches: tuple[CacheSpec, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The facts as JSON data."""
+        caches = [[one.name, one.num_heads, one.head_dim, str(one.dtype).removeprefix("torch.")] for one in self.caches]
+        return {"vocab_size": self.vocab_size, "max_model_len": self.max_model_len, "caches": caches}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ProgramSpec:
+        """The facts from JSON data that `as_dict` wrote."""
+        caches = tuple(CacheSpec(name, heads, dim, getattr(torch, dtype)) for name, heads, dim, dtype in data["caches"])
+        return cls(data["vocab_size"], data["max_model_len"], caches)
+
+
+def cache_specs(graph: Graph) -> tuple[CacheSpec, ...]:
+    """The page inputs of a graph, in order: what is neither step data nor a weight."""
+    pages = [node for node in graph.find_nodes(op="placeholder") if node.target not in _STEP_INPUTS]
+    values = [(str(node.target), node.meta["val"]) for node in pages]
+    return tuple(CacheSpec(name, int(value.shape[1]), int(value.shape[3]), value.dtype) for name, value in values)
+
+
+class Program:
+    """A model that runs steps: `autodeploy.runtime.model.Model` over a lowered graph.
+
+    The graph is consumed: its operators are bound to kernels of `table`, and its weights become arguments.
+    """
+
+    def __init__(
+        self,
+        graph_module: GraphModule,
+        weights: Mapping[str, Tensor],
+        table: KernelTable,
+        device: torch.device,
+        spec: ProgramSpec,
+        compile_with: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] | None = None,
+    ) -> None:
+        self._spec = spec
+        self._device = device
+        bound, names = bind(graph_module.graph, table, device)
+        inputs = [str(node.target) for node in bound.find_nodes(op="placeholder")]
+        self._weights = [weights[name] for name in names]
+        self._order = [name for name in inputs if name in _STEP_INPUTS]
+        module = GraphModule(nn.Module(), bound)
+        self._run: Callable[..., Tensor] = compile_with(module.forward) if compile_with else module.forward
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below this."""
+        return self._spec.vocab_size
+
+    @property
+    def max_model_len(self) -> int:
+        """Positions the model can tell apart."""
+        return self._spec.max_model_len
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs of a step and the cache live."""
+        return self._device
+
+    def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
+        """Key and value pages of all layers, `[num_pages, num_heads, page_size, head_dim]` each."""
+        return [
+            torch.zeros(num_pages, one.num_heads, page_size, one.head_dim, dtype=one.dtype, device=self._device)
+            for one in self._spec.caches
+        ]
+
+    def page_bytes(self, page_size: int) -> int:
+        """Bytes of one page over all layers."""
+        return sum(one.bytes_of(page_size) for one in self._spec.caches)
+
+    @torch.inference_mode()
+    def forward(self, inputs: StepInputs, cache: list[Tensor]) -> Tensor:
+        """Write the tokens into the cache, and return the logits `[R, vocab_size]` in the program's dtype."""
+        step = [_as_row(name, getattr(inputs, name)) for name in self._order]
+        logits: Tensor = self._run(*step, *cache, *self._weights)
+        return logits[0]
+
+
+def _as_row(name: str, tensor: Tensor) -> Tensor:
+    """The graph takes tokens as a batch of one row, as the model was traced."""
+    return tensor.unsqueeze(0) if name in ("input_ids", "position_ids") else tensor
+
+
+def bind(graph: Graph, table: KernelTable, device: torch.device) -> tuple[Graph, list[str]]:
+    """A copy of `graph` that calls kernels and takes its weights as arguments; the weights' names, in their order.
+
+    The arguments are the step's data, then the pages, then the weights. Fetching hundreds of weights from modules by
+    name would cost more host time in a step than launching the kernels does.
+    """
+    bound = Graph()
+    copies: dict[Node, Node] = {}
+    placeholders = graph.find_nodes(op="placeholder")
+    weights = graph.find_nodes(op="get_attr")
+    for node in sorted(placeholders, key=lambda node: node.target not in _STEP_INPUTS):
+        copies[node] = bound.placeholder(str(node.target))
+    names = list(dict.fromkeys(str(node.target) for node in weights))
+    arguments = {name: bound.placeholder(f"weight_{index}") for index, name in enumerate(names)}
+    copies.update({node: arguments[str(node.target)] for node in weights})
+    for node in graph.nodes:
+        if node.op == "call_function":
+            copies[node] = bound.node_copy(node, copies.__getitem__)
+            copies[node].target = _kernel(node, table, device)
+            copies[node].kwargs = _on_device(copies[node].kwargs, device)
+        elif node.op == "output":
+            bound.output(copies[node.args[0]])
+    bound.lint()
+    return bound, names
+
+
+def _kernel(node: Node, table: KernelTable, device: torch.device) -> Any:
+    """The callable of the backend chosen for `node`, or of the best one here when that is not available."""
+    if "backend" not in node.meta:
+        return node.target
+    assert isinstance(node.target, torch._ops.OpOverload)
+    kernel = table.find(node.target, node.meta["backend"])
+    if kernel is None or device.type not in kernel.devices:
+        kernel = table.find(node.target, "torch")
+    assert kernel is not None, f"no reference serves {node.target}"
+    return kernel.run
+
+
+def _on_device(kwargs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Arguments with every device that tracing baked in replaced by the one that runs the program."""
+    moved: dict[str, Any] = map_aggregate(  # type: ignore[assignment]
+        dict(kwargs), lambda value: device if isinstance(value, torch.device) else value
+    )
+    return moved
+
