@@ -72,9 +72,9 @@ def save(
     try:
         partial = Path(mkdtemp(prefix=f".{path.name}-", dir=_parent(path)))
         try:
-            files = write_weights(partial, used, source)
-            files |= _write_documents(partial, documents)
+            files = _write_documents(partial, documents)
             files |= _write_assets(partial, dict(assets or {}), taken=files)
+            files |= write_weights(partial, used, source)
             ties = {alias: owner for alias, owner in used.owners().items() if alias != owner}
             manifest = Manifest(
                 name=name,
@@ -122,7 +122,7 @@ def _used(weights: WeightPlan, graphs: Mapping[str, GraphModule]) -> WeightPlan:
 
 def _write_documents(folder: Path, documents: Mapping[str, object]) -> dict[str, FileEntry]:
     return {
-        name: write_bytes(folder / name, [json.dumps(document, indent=1, allow_nan=False).encode()])
+        name: write_bytes(folder / name, [json.dumps(document, indent=1).encode()])
         for name, document in documents.items()
     }
 
@@ -132,7 +132,8 @@ def _write_assets(
 ) -> dict[str, FileEntry]:
     entries = {}
     for name, content in assets.items():
-        if Path(name).name != name or name in taken or name == MANIFEST or Path(name).suffix in PICKLES:
+        reserved = name in taken or name == MANIFEST or name.startswith("weights-")
+        if Path(name).name != name or reserved or Path(name).suffix in PICKLES:
             raise InputError(f"{name!r} cannot be a file of an artifact: it must be a plain, free name and no pickle")
         blocks = [content if isinstance(content, bytes) else content.read_bytes()]
         entries[name] = write_bytes(folder / name, blocks)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from autodeploy.errors import CheckpointError, UnsupportedError, nearest
+from autodeploy.errors import CheckpointError, UnsupportedError
 from autodeploy.weights.conversion import ConversionRules, Job
 from autodeploy.weights.expression import Cast, Constant, Expression, whole
 from autodeploy.weights.plan import WeightPlan
-from autodeploy.weights.source import TensorSource
+from autodeploy.weights.source import TensorSource, closest
 
 IGNORED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"masked_bias$")
 """Buffers that older checkpoints store and today's models compute."""
@@ -112,8 +112,7 @@ def _check_complete(state: Mapping[str, Tensor], entries: Collection[str], sourc
     if not missing:
         return
     keys = source.keys()
-    hint = nearest(missing[0], keys)
-    hint = hint if len(hint) < 200 else "no key of it is close"
+    hint = closest(missing[0], keys)
     others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     raise CheckpointError(
         f"the checkpoint lacks {missing[0]!r}{others} of the model; among its {len(keys)} keys, {hint}"

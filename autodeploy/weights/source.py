@@ -230,10 +230,10 @@ def _open(file: Path) -> Any:
 
 
 def _unknown(key: str, keys: Iterable[str]) -> CheckpointError:
-    return CheckpointError(f"the checkpoint holds no tensor {key!r}; {_closest(key, keys)}")
+    return CheckpointError(f"the checkpoint holds no tensor {key!r}; {closest(key, keys)}")
 
 
-def _closest(key: str, keys: Iterable[str]) -> str:
+def closest(key: str, keys: Iterable[str]) -> str:
     """`nearest`, but quiet about a checkpoint's thousands of keys when none is close."""
     hint = nearest(key, keys)
     return hint if len(hint) < 200 else "no key of the checkpoint is close to it"
