@@ -60,7 +60,8 @@ class KernelTable:
     def __iter__(self) -> Iterator[Kernel]:
         return iter(self._kernels)
 
-    def __add__(self, kernels: Iterable[Kernel]) -> KernelTable:
+    def extended(self, kernels: Iterable[Kernel]) -> KernelTable:
+        """This table and more kernels, such as a plugin's."""
         return KernelTable((*self._kernels, *kernels))
 
     def candidates(self, op: torch._ops.OpOverload, device: str, dtype: torch.dtype) -> tuple[Kernel, ...]:

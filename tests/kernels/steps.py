@@ -14,7 +14,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 
 def error(out: Tensor, expected: Tensor) -> float:
-    """`‖out − expected‖ / ‖expected‖`; NaN where the result has one."""
+    """`‖out - expected‖ / ‖expected‖`; NaN where the result has one."""
     difference = (out.double() - expected.double()).norm()
     return (difference / expected.double().norm().clamp_min(1e-30)).item()
 
@@ -50,7 +50,9 @@ class Step:
         return Step(wide, options).call(ops.paged_attention.reference)
 
     def to(self, device: str) -> Step:
-        options = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.options.items()}
+        options = {
+            name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.options.items()
+        }
         return Step(tuple(tensor.to(device) for tensor in self.tensors), options)
 
     def narrowed(self, queries: slice, request: int, length: int) -> Step:
@@ -66,7 +68,13 @@ class Step:
 
 
 def make_step(
-    shape: Shape, requests: list[tuple[int, int]], dtype: torch.dtype, *, padding: int = 0, seed: int = 0, **options: Any
+    shape: Shape,
+    requests: list[tuple[int, int]],
+    dtype: torch.dtype,
+    *,
+    padding: int = 0,
+    seed: int = 0,
+    **options: Any,
 ) -> Step:
     """A step of `requests`, each (new tokens, context length), on shuffled pages; unused cache is NaN."""
     random = torch.Generator().manual_seed(seed)

@@ -98,8 +98,9 @@ static inline Floats select(Ints mask, Floats yes, Floats no) {
     return (Floats)(((Ints)yes & mask) | ((Ints)no & ~mask));
 }
 
-static inline Floats maximum(Floats a, Floats b) { return select(a > b, a, b); }
-static inline Floats minimum(Floats a, Floats b) { return select(a < b, a, b); }
+// Where a is NaN, so is the result.
+static inline Floats maximum(Floats a, Floats b) { return select(b > a, b, a); }
+static inline Floats minimum(Floats a, Floats b) { return select(b < a, b, a); }
 
 // Halves every group of 2 * Width lanes of a and of b: lane i of a group gains lane i + Width.
 template <int Width, std::size_t... I>

@@ -1,0 +1,86 @@
+"""The Triton kernels as operators `torch.ops.autodeploy_triton.*` and as kernels of the table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from autodeploy import ops
+from autodeploy.kernels.table import Kernel
+from autodeploy.kernels.triton.attention import paged_attention
+from autodeploy.kernels.triton.rows import gated_activation, rms_norm, rope
+from autodeploy.ops import CanonicalOp
+
+BACKEND = "triton"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_WIDTH = 65536 // 4  # of a row that one program holds in registers
+LIBRARY = torch.library.Library("autodeploy_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def register() -> tuple[Kernel, ...]:
+    """Define the operators with PyTorch's dispatcher. To be called once in a process."""
+    return (
+        _kernel(ops.rms_norm, rms_norm, _narrow_rows),
+        _kernel(ops.rope, rope, _wide_angles),
+        _kernel(ops.gated_activation, gated_activation, _like_halves),
+        _kernel(ops.paged_attention, paged_attention, _one_cache_dtype),
+    )
+
+
+def _kernel(op: CanonicalOp, run: Callable[..., Tensor], declines: Callable[..., str | None]) -> Kernel:
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    LIBRARY.define(op.schema)  # type: ignore[no-untyped-call]
+    LIBRARY.impl(op.name, run, "CPU" if interpreted else "CUDA")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"autodeploy_triton::{op.name}", op.fake, lib=LIBRARY)
+    overload = getattr(torch.ops.autodeploy_triton, op.name).default
+    return Kernel(op, BACKEND, overload, ("cpu",) if interpreted else ("cuda",), DTYPES, declines, priority=10)
+
+
+def _one_dtype(x: Tensor, *others: Tensor | None) -> str | None:
+    same = all(other is None or other.dtype == x.dtype for other in others)
+    return None if same else "the arguments differ in dtype"
+
+
+def _narrow_rows(
+    x: Tensor, weight: Tensor | None, eps: float, offset: float = 0.0, scale_in_float32: bool = False
+) -> str | None:
+    if x.shape[-1] > MAX_WIDTH:
+        return f"rows of {x.shape[-1]} are wider than {MAX_WIDTH}"
+    return _one_dtype(x, weight)
+
+
+def _wide_angles(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> str | None:
+    if cos.dtype != sin.dtype or cos.dtype not in (torch.float32, x.dtype):
+        return "cos and sin are neither float32 nor of x's dtype"
+    return None
+
+
+def _like_halves(gate: Tensor, up: Tensor, kind: str) -> str | None:
+    if gate.shape != up.shape:
+        return "gate and up differ in shape"
+    if kind not in ops.ACTIVATIONS:
+        return f"no activation is named {kind!r}"
+    return _one_dtype(gate, up)
+
+
+def _one_cache_dtype(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    key_pages: Tensor,
+    value_pages: Tensor,
+    query_start: Tensor,
+    context_len: Tensor,
+    page_table: Tensor,
+    slots: Tensor,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> str | None:
+    if max(q.shape[-1], v.shape[-1]) > 256:
+        return "heads wider than 256 do not fit a program's registers"
+    return _one_dtype(q, k, v, key_pages, value_pages, sinks)
