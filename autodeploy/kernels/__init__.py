@@ -17,7 +17,7 @@ def builtin_kernels(device: str) -> KernelTable:
     it or triton is missing, the torch references serve.
     """
     table = KernelTable(reference.kernels())
-    return table.extended(native.kernels() if device == "cpu" else triton.kernels())
+    return table + (native.kernels() if device == "cpu" else triton.kernels())
 
 
 __all__ = ["Kernel", "KernelTable", "Verdict", "builtin_kernels", "native", "reference_kernel", "triton"]

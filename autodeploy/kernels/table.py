@@ -60,7 +60,7 @@ class KernelTable:
     def __iter__(self) -> Iterator[Kernel]:
         return iter(self._kernels)
 
-    def extended(self, kernels: Iterable[Kernel]) -> KernelTable:
+    def __add__(self, kernels: Iterable[Kernel]) -> KernelTable:
         """This table and more kernels, such as a plugin's."""
         return KernelTable((*self._kernels, *kernels))
 

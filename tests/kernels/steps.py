@@ -16,7 +16,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 def error(out: Tensor, expected: Tensor) -> float:
     """`‖out - expected‖ / ‖expected‖`; NaN where the result has one."""
     difference = (out.double() - expected.double()).norm()
-    return (difference / expected.double().norm().clamp_min(1e-30)).item()
+    return float(difference / expected.double().norm().clamp_min(1e-30))
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_linear_takes_strided_rows(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("inner", "outer"), [(576, 512), (1000, 203)])
 def test_linear_row_does_not_depend_on_the_batch(inner: int, outer: int, dtype: torch.dtype) -> None:
     x, weight = draw(21, inner, dtype=dtype), draw(outer, inner, dtype=dtype)
-    alone = torch.cat([NATIVE.linear(row, weight) for row in x.split(1)])
+    alone = torch.cat([NATIVE.linear(row, weight) for row in x.unsqueeze(1)])
     for rows in (2, 3, 5, 7, 8, 21):
         assert torch.equal(NATIVE.linear(x[:rows], weight), alone[:rows])
 
@@ -166,7 +166,7 @@ def test_paged_attention_row_does_not_depend_on_the_batch(window: int | None, dt
 def test_paged_attention_takes_parts_of_a_joined_projection() -> None:
     step = make_step(Shape(heads=6, kv_heads=2), MIXED, torch.float32)
     joined = torch.cat(step.tensors[:3], dim=1)
-    q, k, v = joined.split([6, 2, 2], dim=1)
+    q, k, v = joined[:, :6], joined[:, 6:8], joined[:, 8:]
     out = NATIVE.paged_attention(q, k, v, *(t.clone() for t in step.tensors[3:]), **step.options)
     assert torch.equal(out, step.call(NATIVE.paged_attention)[0])
 
