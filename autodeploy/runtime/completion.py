@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from autodeploy.runtime.detokenizer import Detokenizer, StopStrings
 from autodeploy.runtime.logprobs import TokenLogprobs
-from autodeploy.runtime.outputs import CompletionOutput, Logprob, RequestOutput
+from autodeploy.runtime.outputs import CompletionOutput, Logprob, PromptLogprobs, RequestOutput
 from autodeploy.runtime.request import Request
 from autodeploy.runtime.tokenizer import Tokenizer, decode
 
@@ -88,7 +88,7 @@ class Generation:
     prompt_token_ids: list[int]
     completions: list[Completion]
     stream: bool
-    prompt_logprobs: list[dict[int, Logprob] | None] | None = field(default=None)
+    prompt_logprobs: PromptLogprobs | None
 
     @property
     def is_finished(self) -> bool:
@@ -96,9 +96,8 @@ class Generation:
         return all(completion.request.is_finished for completion in self.completions)
 
     def take_prompt(self, first: int, rows: list[TokenLogprobs], tokenizer: Tokenizer | None) -> None:
-        """Keep the logprobs of the prompt tokens from `first` on."""
-        if self.prompt_logprobs is None:
-            self.prompt_logprobs = [None] * len(self.prompt_token_ids)
+        """Keep the logprobs of the prompt tokens from `first` on, which were asked for."""
+        assert self.prompt_logprobs is not None
         self.prompt_logprobs[first : first + len(rows)] = [readable(row, tokenizer) for row in rows]
 
     def report(self, completions: list[Completion]) -> RequestOutput:

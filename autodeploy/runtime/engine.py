@@ -11,7 +11,7 @@ from autodeploy.runtime.batch import Batch
 from autodeploy.runtime.completion import Completion, Generation
 from autodeploy.runtime.memory import resolve_num_pages
 from autodeploy.runtime.model import Model
-from autodeploy.runtime.outputs import RequestOutput
+from autodeploy.runtime.outputs import PromptLogprobs, RequestOutput
 from autodeploy.runtime.prompts import Prompt, check_token_ids, read_prompt
 from autodeploy.runtime.request import Request
 from autodeploy.runtime.runner import Runner, StepResult
@@ -117,7 +117,11 @@ class Engine:
             for index in range(params.n)
         ]
         completions = [Completion(request, self.tokenizer, stream) for request in requests]
-        self._generations[request_id] = Generation(request_id, text, token_ids, completions, stream)
+        prompt_logprobs: PromptLogprobs | None = None
+        if params.prompt_logprobs is not None:
+            prompt_logprobs = [None] * len(token_ids)
+        generation = Generation(request_id, text, token_ids, completions, stream, prompt_logprobs)
+        self._generations[request_id] = generation
         for request in requests:
             self.scheduler.add(request)
 
@@ -159,11 +163,12 @@ class Engine:
         outputs = []
         for request_id, completions in moved.items():
             generation = self._generations[request_id]
-            if generation.is_finished:
+            is_finished = generation.is_finished
+            if is_finished:
                 del self._generations[request_id]
             if generation.stream:
                 outputs.append(generation.report(completions))
-            elif generation.is_finished:
+            elif is_finished:
                 outputs.append(generation.report(generation.completions))
         return outputs
 

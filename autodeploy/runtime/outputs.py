@@ -17,6 +17,10 @@ class Logprob:
     decoded_token: str | None
 
 
+PromptLogprobs = list[dict[int, Logprob] | None]
+"""By place in the prompt; None for the first token, which nothing predicts."""
+
+
 @dataclass(slots=True)
 class CompletionOutput:
     """One of the `n` answers to a prompt, or what is new in it since the last output of the stream.
@@ -36,14 +40,11 @@ class CompletionOutput:
 
 @dataclass(slots=True)
 class RequestOutput:
-    """An answer to one prompt. In a stream, `outputs` has only the completions that moved.
-
-    `prompt_logprobs[i]` is about prompt token i (None for the first, which nothing predicts).
-    """
+    """An answer to one prompt. In a stream, `outputs` has only the completions that moved."""
 
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     finished: bool
-    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    prompt_logprobs: PromptLogprobs | None = None

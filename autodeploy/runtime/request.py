@@ -46,6 +46,7 @@ class Request:
         self.eos_token_ids: frozenset[int] = frozenset() if params.ignore_eos else eos_token_ids
         self.stop_ids = frozenset(params.stop_token_ids or ()) | self.eos_token_ids
         self.takes_argmax = params.is_greedy and not params.logit_bias and not params.has_penalties
+        self._collects_prompt = params.prompt_logprobs is not None and index == 0
         self.draw_key = _draw_key(seed, index)
         self.status = Status.WAITING
         self.finish_reason: FinishReason | None = None
@@ -75,7 +76,7 @@ class Request:
     @property
     def wants_prompt_rows(self) -> bool:
         """Whether the logits of prompt tokens are still asked for. Siblings leave that to the first of them."""
-        return self.params.prompt_logprobs is not None and self.index == 0 and self.num_output == 0
+        return self._collects_prompt and len(self.token_ids) == self.num_prompt
 
     def digest(self, page: int, page_size: int) -> bytes:
         """Name the contents of its full page number `page`: a hash of every token up to the page's end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
@@ -41,55 +41,85 @@ class Runner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> StepResult:
         """Compute a batch that has at least one item."""
+        self._update_page_table(batch.items)
+        if batch.is_decode:
+            logits = self._model.forward(self._decode_inputs(batch.items), self._cache)
+            return self._settle_logits(logits, batch.items, {})
         rows_of = _logit_rows(batch.items)
-        logits = self._model.forward(self._inputs(batch.items, rows_of), self._cache)
-        sampling = batch.sampling
-        sampled_logits = logits
-        if sum(map(len, rows_of)) != len(sampling):  # prompt rows are among them
-            ends = accumulate(map(len, rows_of))
-            last = [end - 1 for end, item in zip(ends, batch.items, strict=True) if item.samples]
-            sampled_logits = logits[torch.tensor(last, dtype=torch.int64, device=logits.device)]
-        token_ids: list[int] = []
-        if sampling:
-            token_ids = self._sampler.sample(sampled_logits, [item.request for item in sampling]).tolist()
-        return StepResult(
-            token_ids,
-            _sampled_logprobs(sampled_logits, sampling, token_ids),
-            _prompt_logprobs(logits, batch.items, rows_of),
-        )
+        logits = self._model.forward(self._mixed_inputs(batch.items, rows_of), self._cache)
+        prompt_logprobs = _prompt_logprobs(logits, batch.items, rows_of)
+        ends = accumulate(map(len, rows_of))
+        last = [end - 1 for end, item in zip(ends, batch.items, strict=True) if item.samples]
+        if len(last) != len(logits):
+            logits = logits[torch.tensor(last, dtype=torch.int64, device=logits.device)]
+        return self._settle_logits(logits, batch.sampling, prompt_logprobs)
 
-    def _inputs(self, items: Sequence[BatchItem], rows_of: Sequence[range]) -> StepInputs:
-        """The tensors of a step, on the model's device."""
-        self._update_page_table(items)
+    def _settle_logits(
+        self, logits: Tensor, sampling: Sequence[BatchItem], prompt_logprobs: dict[int, list[TokenLogprobs]]
+    ) -> StepResult:
+        """Sample from `logits [N, vocab_size]`, a row for each of N sampling items."""
+        if not sampling:
+            return StepResult([], [], prompt_logprobs)
+        token_ids: list[int] = self._sampler.sample(logits, [item.request for item in sampling]).tolist()
+        return StepResult(token_ids, _sampled_logprobs(logits, sampling, token_ids), prompt_logprobs)
+
+    def _decode_inputs(self, items: Sequence[BatchItem]) -> StepInputs:
+        """The tensors of a step in which each item has one token and needs its logits."""
         rows = torch.tensor([item.row for item in items])
         first = torch.tensor([item.first for item in items])
-        page_size = self._page_size
-        if all(item.num_tokens == 1 for item in items):
-            input_ids = torch.tensor([item.request.token_ids[item.first] for item in items])
-            query_start = torch.arange(len(items) + 1, dtype=torch.int32)
-            positions, row_of_token = first, rows
-            context_len = first + 1
-        else:
-            input_ids = torch.tensor(
-                [token for item in items for token in item.request.token_ids[item.first : item.first + item.num_tokens]]
-            )
-            num_tokens = torch.tensor([item.num_tokens for item in items])
-            query_start = torch.nn.functional.pad(num_tokens.cumsum(0), (1, 0)).to(torch.int32)
-            before = (first - query_start[:-1]).repeat_interleave(num_tokens)
-            positions = torch.arange(len(input_ids)) + before
-            row_of_token = rows.repeat_interleave(num_tokens)
-            context_len = first + num_tokens
-        slots = self._page_table[row_of_token, positions // page_size].long() * page_size + positions % page_size
+        return self._inputs(
+            items,
+            input_ids=torch.tensor([item.request.token_ids[item.first] for item in items]),
+            positions=first,
+            query_start=torch.arange(len(items) + 1),
+            context_len=first + 1,
+            rows=rows,
+            row_of_token=rows,
+            logit_rows=torch.arange(len(items)),
+        )
+
+    def _mixed_inputs(self, items: Sequence[BatchItem], rows_of: Sequence[range]) -> StepInputs:
+        """The tensors of a step with chunks of prompts."""
+        rows = torch.tensor([item.row for item in items])
+        first = torch.tensor([item.first for item in items])
+        num_tokens = torch.tensor([item.num_tokens for item in items])
+        query_start = torch.nn.functional.pad(num_tokens.cumsum(0), (1, 0))
+        chunks = (item.request.token_ids[item.first : item.first + item.num_tokens] for item in items)
+        input_ids = torch.tensor(list(chain.from_iterable(chunks)))
+        return self._inputs(
+            items,
+            input_ids=input_ids,
+            positions=torch.arange(len(input_ids)) + (first - query_start[:-1]).repeat_interleave(num_tokens),
+            query_start=query_start,
+            context_len=first + num_tokens,
+            rows=rows,
+            row_of_token=rows.repeat_interleave(num_tokens),
+            logit_rows=torch.tensor(list(chain.from_iterable(rows_of)), dtype=torch.int64),
+        )
+
+    def _inputs(
+        self,
+        items: Sequence[BatchItem],
+        *,
+        input_ids: Tensor,
+        positions: Tensor,
+        query_start: Tensor,
+        context_len: Tensor,
+        rows: Tensor,
+        row_of_token: Tensor,
+        logit_rows: Tensor,
+    ) -> StepInputs:
+        """Look up the slots, and move everything to the model's device."""
+        page_size, device = self._page_size, self._model.device
+        pages = self._page_table[row_of_token, positions // page_size].long()
         num_pages = max(len(item.request.pages) for item in items)
-        logit_rows = torch.tensor([row for rows in rows_of for row in rows], dtype=torch.int64)
-        device = self._model.device
         return StepInputs(
             input_ids=input_ids.to(device),
             position_ids=positions.to(device),
-            query_start=query_start.to(device),
+            query_start=query_start.to(device, torch.int32),
             context_len=context_len.to(device, torch.int32),
             page_table=self._page_table[rows, :num_pages].to(device),
-            slots=slots.to(device),
+            slots=(pages * page_size + positions % page_size).to(device),
             logit_rows=logit_rows.to(device),
         )
 

@@ -42,6 +42,8 @@ class Sampler:
         tokens: list[int] = []
         biases: list[float] = []
         for row, request in enumerate(requests):
+            if not request.params.logit_bias and not request.params.min_tokens:
+                continue
             bias = dict(request.params.logit_bias or {})
             if request.num_output < request.params.min_tokens:
                 bias |= dict.fromkeys(request.stop_ids, float("-inf"))

@@ -163,7 +163,7 @@ class Scheduler:
             )
         )
         request.num_shown_pages = len(request.pages)
-        if self.prefix_reuse:
+        if self.prefix_reuse and (first + num_tokens) // self.page_size > request.num_registered_pages:
             self._register(request, first + num_tokens)
         return num_tokens
 

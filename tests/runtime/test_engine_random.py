@@ -172,7 +172,7 @@ def check_prompt_logprobs(prompt: tuple[int, ...], found: Sequence[float | None]
 
 TestRandomArrivals = RandomArrivals.TestCase
 TestRandomArrivals.settings = settings(
-    max_examples=100,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
