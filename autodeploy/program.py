@@ -71,7 +71,7 @@ class Program:
         table: KernelTable,
         device: torch.device,
         spec: ProgramSpec,
-        compile_with: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] | None = None,
+        capture: str | None = None,
     ) -> None:
         self._spec = spec
         self._device = device
@@ -80,7 +80,7 @@ class Program:
         self._weights = [weights[name] for name in names]
         self._order = [name for name in inputs if name in _STEP_INPUTS]
         module = GraphModule(nn.Module(), bound)
-        self._run: Callable[..., Tensor] = compile_with(module.forward) if compile_with else module.forward
+        self._run: Callable[..., Tensor] = module.forward
 
     @property
     def vocab_size(self) -> int:

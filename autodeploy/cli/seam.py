@@ -38,13 +38,13 @@ class Answering(Protocol):
 
 def build(model: str, *, progress: Progress, **options: Any) -> Built:
     """Build an artifact."""
-    built: Built = import_module("autodeploy.build").build(model, progress=progress, **options)
+    built: Built = import_module("autodeploy.builder").build(model, progress=progress, **options)
     return built
 
 
 def plan(model: str, *, progress: Progress, **options: Any) -> Plan:
     """Decide everything a build would, and build nothing."""
-    decided: Plan = import_module("autodeploy.build").plan(model, progress=progress, **options)
+    decided: Plan = import_module("autodeploy.builder").plan(model, progress=progress, **options)
     return decided
 
 
