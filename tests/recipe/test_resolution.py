@@ -70,7 +70,9 @@ CLASSES: dict[str, type[Pass]] = {
     "choose_kernels": Lower,
     "fuse_extra": Fuse,
 }
-DEFAULT = [name for name in CLASSES if name != "fuse_extra"]
+DEFAULT = [name for name, _, _ in find_recipes()["default"].entries()]
+AFTER_FUSE = DEFAULT.index("gather_logit_rows")
+WITH_EXTRA = [*DEFAULT[:AFTER_FUSE], "fuse_extra", *DEFAULT[AFTER_FUSE:]]
 LLAMA = Target("llama", "h100", "balanced")
 Write = Callable[[str], str]
 
@@ -129,7 +131,7 @@ def test_a_user_file_lies_over_what_matches(write: Write) -> None:
         "version: 1\nname: mine\npasses:\n- fuse_gate_up: {min_rows: 4}\n- fuse_extra\nruntime: {page_size: 32}\n"
     )
     result = resolved(file, Target("llama", "cpu", "balanced"))
-    assert names(result) == [*DEFAULT[:7], "fuse_extra", *DEFAULT[7:]]
+    assert names(result) == WITH_EXTRA
     assert dict(result.passes)["fuse_gate_up"] == Fuse(min_rows=4)
     assert result.runtime == Runtime(page_size=32, max_batch_size=64, max_num_tokens=512)
     assert origin(result, "passes.fuse_gate_up.min_rows") == ("recipe mine", f"{file}:4")
@@ -153,7 +155,7 @@ def test_a_pass_can_be_removed(write: Write) -> None:
 
 
 def test_a_pass_can_be_added_by_set() -> None:
-    assert names(resolved(set_values={"passes.fuse_extra": True})) == [*DEFAULT[:7], "fuse_extra", *DEFAULT[7:]]
+    assert names(resolved(set_values={"passes.fuse_extra": True})) == WITH_EXTRA
 
 
 def test_an_unknown_architecture_falls_back_with_a_sentence() -> None:
