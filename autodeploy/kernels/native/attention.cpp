@@ -16,6 +16,7 @@ namespace {
 constexpr long kTile = 64;
 constexpr long kVectors = kTile / kLanes;
 constexpr long kQueryBlock = 16;  // queries of one request that share a widened tile
+constexpr long kPiece = 512;     // keys of a block that go to one thread where blocks are few
 constexpr float kNothing = -std::numeric_limits<float>::infinity();
 
 long round_up(long value, long unit) { return (value + unit - 1) / unit * unit; }
@@ -61,6 +62,11 @@ struct Scratch {
     Scratch(long k, long v)
         : key_width(round_up(k, kLanes)), value_width(round_up(v, kLanes)), keys(key_width * kVectors),
           values(kTile * value_width / kLanes), query(key_width / kLanes), tile_values(value_width / kLanes) {}
+};
+
+// Rows [first, last) of a request with one key-value head, over keys [begin, end).
+struct Block {
+    long request, first, last, kv_head, begin, end;
 };
 
 template <class T>
@@ -170,33 +176,107 @@ class Step {
             store(out + d, load(result.values + d) * scale, s.value_width - d);
     }
 
-    // Rows [first, last) of a request over all the keys they see.
-    void attend_block(Scratch& scratch, long request, long first, long last, long kv_head) const {
-        const long width = scratch.value_width, count = (last - first) * group;
+    // Every tile of the block that some of its rows see, as visit(i, partial) for row i / group and head i % group.
+    template <class Visit>
+    void for_tiles(Scratch& scratch, const Block& block, Visit visit) const {
+        const long count = rows(block);
+        for (long start = block.begin; start < block.end; start += kTile) {
+            load_tile(scratch, block.request, block.kv_head, start, std::min(block.end, start + kTile));
+            for (long i = 0; i < count; ++i) {
+                const long row = block.first + i / group, at = position(block.request, row);
+                if (first_key(at) >= start + kTile || at < start) continue;
+                visit(start, i, attend(scratch, row, block.kv_head * group + i % group, start, first_key(at), at + 1));
+            }
+        }
+    }
+
+    long rows(const Block& block) const { return (block.last - block.first) * group; }
+
+    // A block at once.
+    void attend_block(Scratch& scratch, const Block& block) const {
+        const long width = scratch.value_width, count = rows(block);
         std::vector<Floats> running(count * width / kLanes);
         std::vector<Partial> results(count);
         for (long i = 0; i < count; ++i)
-            results[i] = nothing(kv_head * group + i % group, (float*)running.data() + i * width);
-        const long stop = position(request, last - 1) + 1;
-        const long begin = first_key(position(request, first)) / kTile * kTile;
-        for (long start = begin; start < stop; start += kTile) {
-            load_tile(scratch, request, kv_head, start, std::min(stop, start + kTile));
-            for (long i = 0; i < count; ++i) {
-                const long row = first + i / group, at = position(request, row);
-                if (first_key(at) >= start + kTile || at < start) continue;
-                merge(results[i], attend(scratch, row, kv_head * group + i % group, start, first_key(at), at + 1), width);
+            results[i] = nothing(block.kv_head * group + i % group, (float*)running.data() + i * width);
+        for_tiles(scratch, block, [&](long, long i, Partial tile) { merge(results[i], tile, width); });
+        for (long i = 0; i < count; ++i)
+            finish(block.first + i / group, block.kv_head * group + i % group, results[i]);
+    }
+
+    // A block in two phases: pieces of its keys on any thread, each tile's result kept; then the merge, in order.
+    void attend_piece(Scratch& scratch, const Block& whole, const Block& piece, std::vector<Partial>& kept) const {
+        const long count = rows(piece);
+        for_tiles(scratch, piece, [&](long start, long i, Partial tile) {
+            Partial& to = kept[(start - whole.begin) / kTile * count + i];
+            to.largest = tile.largest;
+            to.total = tile.total;
+            std::copy(tile.values, tile.values + scratch.value_width, to.values);
+        });
+    }
+
+    void join_pieces(const Block& whole, const std::vector<Partial>& kept, Scratch& scratch) const {
+        const long count = rows(whole);
+        for (long i = 0; i < count; ++i) {
+            std::fill(scratch.tile_values.begin(), scratch.tile_values.end(), Floats{});
+            Partial result = nothing(whole.kv_head * group + i % group, (float*)scratch.tile_values.data());
+            for (std::size_t at = i; at < kept.size(); at += count) merge(result, kept[at], scratch.value_width);
+            finish(whole.first + i / group, whole.kv_head * group + i % group, result);
+        }
+    }
+
+    // The blocks of the step: some rows of one request, one key-value head, all the keys they see.
+    std::vector<Block> blocks() const {
+        std::vector<Block> all;
+        for (long request = 0; request < s.requests; ++request) {
+            const long end = s.query_start[request + 1];
+            for (long first = s.query_start[request]; first < end; first += kQueryBlock) {
+                const long last = std::min(end, first + kQueryBlock);
+                const long begin = first_key(position(request, first)) / kTile * kTile;
+                for (long kv_head = 0; kv_head < s.kv_heads; ++kv_head)
+                    all.push_back({request, first, last, kv_head, begin, position(request, last - 1) + 1});
             }
         }
-        for (long i = 0; i < count; ++i) finish(first + i / group, kv_head * group + i % group, results[i]);
+        return all;
     }
 
     const Attention<T>& s;
     const long group;
 };
 
-struct Block {
-    long request, first, last, kv_head;
-};
+// One after the other, each with its keys shared among the threads.
+template <class T>
+void attend_in_pieces(const Step<T>& step, const Attention<T>& s, const std::vector<Block>& blocks, int threads) {
+    const long width = round_up(s.value_width, kLanes);
+    std::vector<Block> pieces;
+    std::vector<std::size_t> owners;
+    std::vector<std::vector<Floats>> values(blocks.size());
+    std::vector<std::vector<Partial>> kept(blocks.size());
+    for (std::size_t owner = 0; owner < blocks.size(); ++owner) {
+        const Block& block = blocks[owner];
+        const long count = (block.end - block.begin + kTile - 1) / kTile * step.rows(block);
+        values[owner].resize(count * width / kLanes);
+        kept[owner].reserve(count);
+        for (long i = 0; i < count; ++i)  // what no row sees stays nothing
+            kept[owner].push_back({kNothing, 0.0f, (float*)values[owner].data() + i * width});
+        for (long begin = block.begin; begin < block.end; begin += kPiece) {
+            Block piece = block;
+            piece.begin = begin;
+            piece.end = std::min(block.end, begin + kPiece);
+            pieces.push_back(piece);
+            owners.push_back(owner);
+        }
+    }
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Scratch scratch(s.key_width, s.value_width);
+#pragma omp for schedule(dynamic, 1)
+        for (std::size_t i = 0; i < pieces.size(); ++i)
+            step.attend_piece(scratch, blocks[owners[i]], pieces[i], kept[owners[i]]);
+#pragma omp for schedule(dynamic, 1)
+        for (std::size_t i = 0; i < blocks.size(); ++i) step.join_pieces(blocks[i], kept[i], scratch);
+    }
+}
 
 }  // namespace
 
@@ -204,19 +284,22 @@ template <class T>
 void paged_attention(const Attention<T>& s, int threads) {
     const Step<T> step(s);
     step.write_cache();
-    std::vector<Block> blocks;
-    for (long request = 0; request < s.requests; ++request)
-        for (long first = s.query_start[request]; first < s.query_start[request + 1]; first += kQueryBlock)
-            for (long kv_head = 0; kv_head < s.kv_heads; ++kv_head)
-                blocks.push_back({request, first, std::min<long>(s.query_start[request + 1], first + kQueryBlock), kv_head});
     const long used = s.requests ? s.query_start[s.requests] : 0, row = s.heads * s.value_width;
     std::fill(s.out + used * row, s.out + s.tokens * row, T{});
+    const std::vector<Block> blocks = step.blocks();
+    long longest = 0, keys = 0;
+    for (const Block& block : blocks) {
+        longest = std::max(longest, block.end - block.begin);
+        keys += block.end - block.begin;
+    }
+    if (keys <= kPiece) threads = 1;  // waking another costs more
+    if (threads > 1 && longest > kPiece && long(blocks.size()) < 4 * threads)
+        return attend_in_pieces(step, s, blocks, threads);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         Scratch scratch(s.key_width, s.value_width);
 #pragma omp for schedule(dynamic, 1)
-        for (std::size_t i = 0; i < blocks.size(); ++i)
-            step.attend_block(scratch, blocks[i].request, blocks[i].first, blocks[i].last, blocks[i].kv_head);
+        for (std::size_t i = 0; i < blocks.size(); ++i) step.attend_block(scratch, blocks[i]);
     }
 }
 

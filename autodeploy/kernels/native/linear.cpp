@@ -110,7 +110,7 @@ template <class T>
 using Strip = void (*)(const Floats*, Rows<const T>, const T*, T*, long, long, long);
 
 constexpr long kMaxRows = 8;
-constexpr long kPanelBytes = 256 * 1024;  // of weights, kept in the L2 cache while all rows of x pass over them
+constexpr long kPanelBytes = 128 * 1024;  // of weights, kept in the L2 cache while all rows of x pass over them
 
 }  // namespace
 
@@ -118,20 +118,21 @@ template <class T>
 void linear(Rows<const T> x, Rows<const T> weight, const T* bias, T* out, int threads) {
     static constexpr Strip<T> strips[kMaxRows] = {strip<T, 1>, strip<T, 2>, strip<T, 3>, strip<T, 4>,
                                                   strip<T, 5>, strip<T, 6>, strip<T, 7>, strip<T, 8>};
-    const long out_stride = weight.count;
-    const long share = (weight.count / 12 + threads) / threads * 12;  // 12: a multiple of every strip's N
-    const long panel = std::max(12L, kPanelBytes / std::max(1L, long(x.width * sizeof(T))) / 12 * 12);
+    const long row_bytes = std::max(1L, long(x.width * sizeof(T)));
+    const long panel = std::max(12L, kPanelBytes / row_bytes / 12 * 12);  // 12: a multiple of every strip's N
     const long lines = (x.width + kLine<T> - 1) / kLine<T>;
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int thread = 0; thread < threads; ++thread) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
         std::vector<Floats> packed(lines * Line<T>::registers * std::min(kMaxRows, x.count));
-        const long end = std::min(weight.count, (thread + 1) * share);
-        for (long first = thread * share; first < end; first += panel) {
-            const long last = std::min(end, first + panel);
+        long packed_row = -1;
+#pragma omp for schedule(dynamic, 1)
+        for (long first = 0; first < weight.count; first += panel) {
             for (long m = 0; m < x.count; m += kMaxRows) {
                 const long rows = std::min(kMaxRows, x.count - m);
-                if (m > 0 || first == thread * share || x.count > kMaxRows) pack(from(x, m), rows, packed.data());
-                strips[rows - 1](packed.data(), weight, bias, out + m * out_stride, out_stride, first, last);
+                if (m != packed_row) pack(from(x, m), rows, packed.data());
+                packed_row = m;
+                strips[rows - 1](packed.data(), weight, bias, out + m * weight.count, weight.count, first,
+                                 std::min(weight.count, first + panel));
             }
         }
     }
