@@ -91,14 +91,14 @@ class LLM:
             "tools": tools,
             **(chat_template_kwargs or {}),
         }
-        conversations: Sequence[Any] = [messages] if messages and isinstance(messages[0], dict) else messages
+        conversations: list[Any] = [messages] if messages and isinstance(messages[0], dict) else messages
         prompts: list[Prompt] = [
             chat_token_ids(self.engine.tokenizer, conversation, options) for conversation in conversations
         ]
         return self.generate(prompts, sampling_params)
 
 
-def chat_token_ids(tokenizer: Tokenizer | None, conversation: Sequence[Any], options: dict[str, Any]) -> list[int]:
+def chat_token_ids(tokenizer: Tokenizer | None, conversation: list[Any], options: dict[str, Any]) -> list[int]:
     """Token ids of a conversation in the tokenizer's chat template; raises `RequestError` if that cannot be."""
     if tokenizer is None:
         raise RequestError("chat needs a tokenizer, which this model has not: use generate with prompt_token_ids")

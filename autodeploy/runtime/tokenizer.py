@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 
@@ -15,7 +14,7 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: list[int], skip_special_tokens: bool = ...) -> str | list[str]:
         """Text of token ids; a list comes only from a batch, which is never passed here."""
 
-    def apply_chat_template(self, conversation: Sequence[Any], *, tokenize: bool, **options: Any) -> Any:
+    def apply_chat_template(self, conversation: list[Any], *, tokenize: bool, **options: Any) -> Any:
         """The prompt that a conversation makes: a string with `tokenize=False`."""
 
 

@@ -101,7 +101,7 @@ class ByteTokenizer:
         parts = [bytes([token]) if token < 256 else b"" if skip_special_tokens else b"<eos>" for token in token_ids]
         return b"".join(parts).decode("utf-8", errors="replace")
 
-    def apply_chat_template(self, conversation: Sequence[dict[str, str]], *, tokenize: bool, **options: object) -> str:
+    def apply_chat_template(self, conversation: list[dict[str, str]], *, tokenize: bool, **options: object) -> str:
         if any(message["role"] not in ("user", "assistant") for message in conversation):
             raise ValueError("roles are user and assistant")
         turns = "".join(f"{message['role']}: {message['content']}\n" for message in conversation)
