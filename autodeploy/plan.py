@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from autodeploy.layers import Origin
 from autodeploy.resolution import ResolvedRecipe
 
 
@@ -33,11 +34,16 @@ class Plan:
 def recipe_decisions(recipe: ResolvedRecipe[Any, Any]) -> tuple[Decision, ...]:
     """The passes in one line, then each value that somebody chose for a pass or for the runtime."""
     names = ", ".join(name for name, _ in recipe.passes)
-    layers = dict.fromkeys(choice.origin.layer for choice in recipe.choices)
+    layers = dict.fromkeys(choice.origin.layer for choice in recipe.choices if choice.key.startswith("passes."))
     pipeline = Decision("passes", names or "none", f"from {', '.join(layers) or 'an empty recipe'}")
     values = (
-        Decision(choice.key, str(choice.value), f"{choice.origin.layer}: {choice.origin.reason}")
+        Decision(choice.key, str(choice.value), _why(choice.origin))
         for choice in recipe.choices
         if choice.key.startswith("runtime.") or choice.key.count(".") == 2
     )
     return (pipeline, *values)
+
+
+def _why(origin: Origin) -> str:
+    """The layer, with its reason unless that is the one everything has."""
+    return origin.layer if origin.layer == "default" or not origin.reason else f"{origin.layer}: {origin.reason}"

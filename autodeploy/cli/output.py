@@ -30,14 +30,16 @@ def print_json(data: dict[str, Any]) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table whose columns of numbers align right."""
+    """A table whose columns of numbers align right, without the columns that nothing fills."""
     cells = [[_cell(value) for value in row] for row in rows]
     result = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
-    for index, column in enumerate(columns):
+    shown = [index for index in range(len(columns)) if index == 0 or any(row[index] for row in cells)]
+    for index in shown:
         numeric = bool(cells) and all(row[index].replace(".", "", 1).isdigit() for row in cells)
-        result.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        # The first column holds names, which one copies: they are never broken.
+        result.add_column(columns[index], justify="right" if numeric else "left", overflow="fold", no_wrap=index == 0)
     for row in cells:
-        result.add_row(*(Text(cell) for cell in row))
+        result.add_row(*(Text(row[index]) for index in shown))
     return result
 
 

