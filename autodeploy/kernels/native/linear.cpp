@@ -55,6 +55,14 @@ void pack(Rows<const T> x, long rows, Floats* packed) {
     }
 }
 
+// Keeps the compiler from reading v again for every use: loads, not multiplications, would then set the pace.
+Floats in_register(Floats v) {
+#ifdef __AVX512F__
+    asm("" : "+v"(v));
+#endif
+    return v;
+}
+
 constexpr long kPrefetchBytes = 4096;  // ahead in the weights; the hardware's own prefetcher stops at each page
 
 // An M x N corner of the output: M packed rows of x against N rows of the weight.
@@ -67,11 +75,13 @@ void corner(const Floats* x, Rows<const T> weight, const T* bias, T* out, long o
         Floats w[N][R];
         for (int n = 0; n < N; ++n) {
             Line<T>::widen(weight[n] + k, w[n]);
-            __builtin_prefetch((const char*)(weight[n] + k) + kPrefetchBytes);
+            if (M <= 4) __builtin_prefetch((const char*)(weight[n] + k) + kPrefetchBytes);
         }
         for (int m = 0; m < M; ++m)
-            for (int r = 0; r < R; ++r)
-                for (int n = 0; n < N; ++n) acc[m][n] += x[m * R + r] * w[n][r];
+            for (int r = 0; r < R; ++r) {
+                const Floats row = in_register(x[m * R + r]);
+                for (int n = 0; n < N; ++n) acc[m][n] += row * w[n][r];
+            }
     }
     if (k < weight.width) {
         for (int n = 0; n < N; ++n) {
@@ -100,7 +110,7 @@ Rows<const T> from(Rows<const T> rows, long first) {
 template <class T, int M>
 void strip(const Floats* x, Rows<const T> weight, const T* bias, T* out, long out_stride, long first, long last) {
     // M * N accumulators and N lines of weights share 32 registers
-    constexpr int N = M <= 4 ? 4 : Line<T>::registers == 1 ? 3 : M <= 6 ? 3 : 2;
+    constexpr int N = M <= 4 || (M <= 6 && Line<T>::registers == 1) ? 4 : M <= 6 || Line<T>::registers == 1 ? 3 : 2;
     long n = first;
     for (; n + N <= last; n += N) corner<T, M, N>(x, from(weight, n), bias ? bias + n : nullptr, out + n, out_stride);
     for (; n < last; ++n) corner<T, M, 1>(x, from(weight, n), bias ? bias + n : nullptr, out + n, out_stride);
@@ -109,7 +119,8 @@ void strip(const Floats* x, Rows<const T> weight, const T* bias, T* out, long ou
 template <class T>
 using Strip = void (*)(const Floats*, Rows<const T>, const T*, T*, long, long, long);
 
-constexpr long kMaxRows = 8;
+constexpr long kMaxRows = 8;    // in one pass over the weights
+constexpr long kManyRows = 6;   // at a time where there are more: a wider corner, and x stays in the L1 cache
 constexpr long kPanelBytes = 128 * 1024;  // of weights, kept in the L2 cache while all rows of x pass over them
 
 }  // namespace
@@ -120,6 +131,7 @@ void linear(Rows<const T> x, Rows<const T> weight, const T* bias, T* out, int th
                                                   strip<T, 5>, strip<T, 6>, strip<T, 7>, strip<T, 8>};
     const long row_bytes = std::max(1L, long(x.width * sizeof(T)));
     const long panel = std::max(12L, kPanelBytes / row_bytes / 12 * 12);  // 12: a multiple of every strip's N
+    const long step = x.count <= kMaxRows ? kMaxRows : kManyRows;
     const long lines = (x.width + kLine<T> - 1) / kLine<T>;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -127,8 +139,8 @@ void linear(Rows<const T> x, Rows<const T> weight, const T* bias, T* out, int th
         long packed_row = -1;
 #pragma omp for schedule(dynamic, 1)
         for (long first = 0; first < weight.count; first += panel) {
-            for (long m = 0; m < x.count; m += kMaxRows) {
-                const long rows = std::min(kMaxRows, x.count - m);
+            for (long m = 0; m < x.count; m += step) {
+                const long rows = std::min(step, x.count - m);
                 if (m != packed_row) pack(from(x, m), rows, packed.data());
                 packed_row = m;
                 strips[rows - 1](packed.data(), weight, bias, out + m * weight.count, weight.count, first,
