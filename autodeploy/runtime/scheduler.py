@@ -72,10 +72,8 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Choose the next step's tokens, and hold the pages that they need."""
         items: list[BatchItem] = []
-        num_waiting = len(self.waiting)
         budget = self._continue_running(items, self.max_num_tokens)
-        if len(self.waiting) == num_waiting:  # who has just given way must not come back in the same step
-            self._admit_waiting(items, budget)
+        self._admit_waiting(items, budget)
         return Batch(items)
 
     def settle(self, batch: Batch, token_ids: Sequence[int]) -> None:
