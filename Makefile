@@ -26,13 +26,13 @@ lint: $(READY)
 	$(PYTHON) -m mypy
 
 bench: $(READY)
-	for one in $(wildcard benchmarks/*_cpu.py); do $(PYTHON) $$one || exit 1; done
+	for one in $(wildcard benchmarks/*cpu*.py); do $(PYTHON) $$one || exit 1; done
 
 gpu-check: gpu-install
 	$(PYTHON) -m pytest -q -m gpu
 
 gpu-bench: gpu-install
-	for one in $(wildcard benchmarks/*_gpu.py); do $(PYTHON) $$one || exit 1; done
+	for one in $(wildcard benchmarks/*gpu*.py); do $(PYTHON) $$one || exit 1; done
 
 # That machine has torch and reaches no registry, so that only this package itself is added.
 gpu-install: $(READY)

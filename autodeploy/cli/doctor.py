@@ -102,7 +102,7 @@ def _cpu() -> Finding:
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
-    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     threads = torch.get_num_threads()
     found = f"{capability}, {threads} threads, bf16 {'in hardware' if bf16 else 'emulated'}"
     return Finding("CPU", "ok", found, "" if bf16 else "programs for it default to fp32")

@@ -54,7 +54,8 @@ class RichProgress:
         task, started = self._tasks.pop(stage)
         self._bars.remove_task(task)
         seconds = time.perf_counter() - started
-        line = Text.assemble(("✓ ", "green"), stage, (f"  {detail}" if detail else ""), (f"  {seconds:.1f} s", "dim"))
+        took = f"  {seconds:.1f} s" if seconds >= 0.05 else ""
+        line = Text.assemble(("✓ ", "green"), stage, (f"  {detail}" if detail else ""), (took, "dim"))
         self.console.print(line)
 
     def note(self, sentence: str) -> None:
