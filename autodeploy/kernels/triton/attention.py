@@ -7,7 +7,6 @@ here waits for the device, so a step can be captured in a CUDA graph.
 
 from __future__ import annotations
 
-from typing import Any
 
 import torch
 import triton
@@ -17,18 +16,18 @@ from torch import Tensor
 
 @triton.jit
 def _write_cache_kernel(
-    k: Any,
-    v: Any,
-    key_pages: Any,
-    value_pages: Any,
-    slots: Any,
-    query_start: Any,
-    out: Any,
-    k_stride: Any,
-    v_stride: Any,
-    out_stride: Any,
-    requests: Any,
-    page_size: Any,
+    k,
+    v,
+    key_pages,
+    value_pages,
+    slots,
+    query_start,
+    out,
+    k_stride,
+    v_stride,
+    out_stride,
+    requests,
+    page_size,
     kv_heads: tl.constexpr,
     key_width: tl.constexpr,
     value_width: tl.constexpr,
@@ -49,28 +48,29 @@ def _write_cache_kernel(
         to = ((page * kv_heads + at // value_width) * page_size + offset) * value_width + at % value_width
         tl.store(value_pages + to, tl.load(v + row * v_stride + at, mask=inside), mask=inside)
     if row >= tl.load(query_start + requests):
-        for start in range(0, out_stride, BLOCK):
-            at = start + tl.arange(0, BLOCK)
-            tl.store(out + row * out_stride + at, tl.zeros((BLOCK,), out.dtype.element_ty), mask=at < out_stride)
+        for column in range(0, out_stride, BLOCK):
+            columns = column + tl.arange(0, BLOCK)
+            zeros = tl.zeros((BLOCK,), out.dtype.element_ty)
+            tl.store(out + row * out_stride + columns, zeros, mask=columns < out_stride)
 
 
 @triton.jit
 def _paged_attention_kernel(
-    q: Any,
-    key_pages: Any,
-    value_pages: Any,
-    query_start: Any,
-    context_len: Any,
-    page_table: Any,
-    sinks: Any,
-    out: Any,
-    q_stride: Any,
-    table_stride: Any,
-    requests: Any,
-    page_size: Any,
-    scale: Any,
-    softcap: Any,
-    window: Any,
+    q,
+    key_pages,
+    value_pages,
+    query_start,
+    context_len,
+    page_table,
+    sinks,
+    out,
+    q_stride,
+    table_stride,
+    requests,
+    page_size,
+    scale,
+    softcap,
+    window,
     heads: tl.constexpr,
     kv_heads: tl.constexpr,
     key_width: tl.constexpr,
@@ -125,11 +125,11 @@ def _paged_attention_kernel(
     values = tl.zeros((BLOCK_ROWS, VALUE_WIDTH), tl.float32)
 
     stop = tl.load(context_len + request) - end + tl.minimum(end, first + BLOCK_QUERIES)
-    start = 0
+    oldest_tile = stop * 0  # a run-time value in both branches: Triton wants one type
     if has_window:
         oldest = tl.load(context_len + request) - end + first - window + 1
-        start = tl.maximum(oldest, 0) // BLOCK_KEYS * BLOCK_KEYS
-    for tile in range(start, stop, BLOCK_KEYS):
+        oldest_tile = tl.maximum(oldest, 0) // BLOCK_KEYS * BLOCK_KEYS
+    for tile in range(oldest_tile, stop, BLOCK_KEYS):
         key = tile + tl.arange(0, BLOCK_KEYS)
         known = key < stop
         page = tl.load(page_table + request * table_stride + key // page_size, mask=known, other=0).to(tl.int64)

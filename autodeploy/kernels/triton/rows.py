@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 
 import torch
 import triton
@@ -26,13 +25,13 @@ def _warps(block: int) -> int:
 
 @triton.jit
 def _rms_norm_kernel(
-    x: Any,
-    weight: Any,
-    out: Any,
-    stride: Any,
-    width: Any,
-    eps: Any,
-    offset: Any,
+    x,
+    weight,
+    out,
+    stride,
+    width,
+    eps,
+    offset,
     scale_in_float32: tl.constexpr,
     BLOCK: tl.constexpr,  # noqa: N803
 ) -> None:
@@ -77,13 +76,13 @@ def rms_norm(
 
 @triton.jit
 def _rope_kernel(
-    x: Any,
-    cos: Any,
-    sin: Any,
-    out: Any,
-    token_stride: Any,
-    head_stride: Any,
-    heads: Any,
+    x,
+    cos,
+    sin,
+    out,
+    token_stride,
+    head_stride,
+    heads,
     width: tl.constexpr,
     rotary: tl.constexpr,
     interleaved: tl.constexpr,
@@ -152,7 +151,7 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tens
 
 
 @triton.jit
-def _activation(x: Any, kind: tl.constexpr, dtype: tl.constexpr) -> Any:
+def _activation(x, kind: tl.constexpr, dtype: tl.constexpr):
     """The activation of float32 x; intermediate results that the reference keeps are rounded to dtype."""
     if kind == "silu":
         y = x * tl.sigmoid(x)
@@ -175,12 +174,12 @@ def _activation(x: Any, kind: tl.constexpr, dtype: tl.constexpr) -> Any:
 
 @triton.jit
 def _gated_activation_kernel(
-    gate: Any,
-    up: Any,
-    out: Any,
-    gate_stride: Any,
-    up_stride: Any,
-    width: Any,
+    gate,
+    up,
+    out,
+    gate_stride,
+    up_stride,
+    width,
     kind: tl.constexpr,
     BLOCK: tl.constexpr,  # noqa: N803
 ) -> None:
