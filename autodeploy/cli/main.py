@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(words, str(error), FAILED)
     except Exception as error:  # whatever else happens is our mistake, and a user is not to read its traceback
         return _fail(words, f"{type(error).__name__}: {error} (a mistake of ours: --debug shows where)", FAILED)
+    if result == INTERRUPTED:  # some versions of typer turn an interrupt into this result
+        return _fail(words, "interrupted", INTERRUPTED)
     return result if isinstance(result, int) else DONE
 
 

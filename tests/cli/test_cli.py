@@ -101,7 +101,9 @@ def test_exit_codes(run: Command, builder: FakeBuilder) -> None:
     builder.error = AutodeployError("the graph is broken")
     assert run("m").code == 1
     builder.error = KeyboardInterrupt()
-    assert run("m").code == 130
+    interrupted = run("m")
+    assert (interrupted.code, interrupted.out) == (130, "")
+    assert interrupted.err.endswith("autodeploy: interrupted\n")
 
 
 def test_an_error_of_ours_shows_its_place_on_request(run: Command, builder: FakeBuilder) -> None:
