@@ -63,7 +63,8 @@ Floats in_register(Floats v) {
     return v;
 }
 
-constexpr long kPrefetchBytes = 4096;  // ahead in the weights; the hardware's own prefetcher stops at each page
+// Ahead in the weights, for few rows (more are bound by arithmetic); the hardware stops prefetching at each page.
+constexpr long kPrefetchBytes = 4096;
 
 // An M x N corner of the output: M packed rows of x against N rows of the weight.
 template <class T, int M, int N>
