@@ -7,7 +7,6 @@ here waits for the device, so a step can be captured in a CUDA graph.
 
 from __future__ import annotations
 
-
 import torch
 import triton
 import triton.language as tl
