@@ -46,7 +46,9 @@ class _Job:
         """The decisions, each with its reason."""
         revision = f" at {self.files.revision}" if self.files.revision else ""
         decisions = (
-            Decision("model", f"{self.config.model_type}{revision}", f"{self.files.reference} is a {self.files.origin}"),
+            Decision(
+                "model", f"{self.config.model_type}{revision}", f"{self.files.reference} is a {self.files.origin}"
+            ),
             Decision("device", self.choice.gpu.name, self.choice.reason),
             Decision("dtype", str(self.dtype).removeprefix("torch."), self.dtype_reason),
             *recipe_decisions(self.recipe),
@@ -84,9 +86,7 @@ def plan(
 ) -> Plan:
     """Decide everything that a build would, and build nothing; a Hub model's weights are not downloaded."""
     with stage(progress or NullProgress(), "resolve"):
-        return _Job(
-            model, gpu=gpu, dtype=dtype, recipe=recipe, workload=workload, values=set, weights=False
-        ).plan()
+        return _Job(model, gpu=gpu, dtype=dtype, recipe=recipe, workload=workload, values=set, weights=False).plan()
 
 
 def build(
@@ -131,9 +131,7 @@ def build(
         traced = trace_model(job.config, job.dtype)
     source: TensorSource
     source = RandomSource.of(traced.model) if load_format == "random" else SafetensorsSource(job.files.folder)
-    optimized = optimize(
-        traced, job.recipe, job.choice.gpu.name, source=source, fuel=fuel, observe=_reporter(progress)
-    )
+    optimized = optimize(traced, job.recipe, job.choice.gpu.name, source=source, fuel=fuel, observe=_reporter(progress))
     with stage(progress, "weights"):
         return artifact.save(
             out,

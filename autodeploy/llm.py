@@ -69,7 +69,9 @@ def load_program(found: Artifact, gpu: str = "auto", capture: str | None = None)
     if gpu != "auto" and choose_gpu(gpu).gpu.is_cpu != (device.type == "cpu"):
         raise InputError(f"--gpu {gpu}: {found.path} was built for {device.type}; build it again for {gpu}")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"{found.path} was built for a CUDA device, and this machine has none; build it with --gpu cpu")
+        raise InputError(
+            f"{found.path} was built for a CUDA device, and this machine has none; build it with --gpu cpu"
+        )
     spec = ProgramSpec.from_dict(found.manifest.details["program"])  # type: ignore[arg-type]
     weights = found.read_weights(device)
     return Program(found.graph_module(), weights, kernel_table(device), device, spec, capture)

@@ -11,7 +11,7 @@ import torch
 from torch.fx import GraphModule
 from transformers import PretrainedConfig
 
-from autodeploy.errors import InputError, RecipeError, nearest
+from autodeploy.errors import InputError, nearest
 from autodeploy.export import Traced, load_config, trace_model
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import resolve
@@ -122,7 +122,7 @@ def optimize(
 
 def kernel_table(device: torch.device) -> KernelTable:
     """Our kernels and those of installed plugins."""
-    return builtin_kernels(device.type) + discover().kernels.values()  # type: ignore[arg-type]
+    return builtin_kernels(device.type) + tuple(discover().kernels.values())  # type: ignore[arg-type]
 
 
 def _copy(graph_module: GraphModule) -> GraphModule:
@@ -141,4 +141,3 @@ def _spec(traced: Traced, graph_module: GraphModule) -> ProgramSpec:
 def _max_positions(config: PretrainedConfig) -> int:
     """Tokens that the model was made for; a config that does not say is taken to mean any number of them."""
     return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
-

@@ -161,8 +161,7 @@ def _kernel(node: Node, table: KernelTable, device: torch.device) -> Any:
 
 def _on_device(kwargs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Arguments with every device that tracing baked in replaced by the one that runs the program."""
-    moved: dict[str, Any] = map_aggregate(  # type: ignore[assignment]
+    moved: dict[str, Any] = map_aggregate(
         dict(kwargs), lambda value: device if isinstance(value, torch.device) else value
     )
     return moved
-

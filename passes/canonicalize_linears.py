@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch.fx import GraphModule, Node
@@ -51,10 +51,11 @@ def _turn(gm: GraphModule, node: Node, ctx: Context) -> bool:
 
 def _unflatten(node: Node, ctx: Context) -> bool:
     """`reshape(linear(rows))` as `linear(reshape(rows))`, where the reshape only splits the rows (GPT-2)."""
-    projection, shape = node.args[:2]
+    projection, shape = node.args[0], cast("list[int | Node]", node.args[1])
     if not is_call(projection, linear_op) or value(node).shape[-1] != value(projection).shape[-1]:
         return False
     rows, weight, bias = projection.args
+    assert isinstance(rows, Node)
     if value(rows).dim() != 2 or len(projection.users) > 1 or not ctx.spend():
         return False
     with node.graph.inserting_before(node):

@@ -26,7 +26,9 @@ class ChooseKernels(Pass):
         """Ask the kernel table for each call of an operator that it serves."""
         backends = {kernel.backend for kernel in ctx.kernels}
         if self.prefer is not None and self.prefer not in backends:
-            raise RecipeError(f"choose_kernels.prefer={self.prefer}: no such backend here; {nearest(self.prefer, backends)}")
+            raise RecipeError(
+                f"choose_kernels.prefer={self.prefer}: no such backend here; {nearest(self.prefer, backends)}"
+            )
         served = {kernel.op.overload for kernel in ctx.kernels}
         changed = 0
         for node in gm.graph.nodes:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from autodeploy.graph.nodes import arguments, insert_call, is_call, value
+from autodeploy.graph.nodes import arguments, calls_of, insert_call, is_call, value
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite.apply import erase_unused
 
@@ -101,7 +101,7 @@ def _flatten(node: Node) -> Node:
 def _size_node(before: Node, source: Node, dim: int) -> Node:
     """A node of the size of `source` at `dim`: an earlier one where the graph has it."""
     size = str(value(source).shape[dim])
-    for node in before.graph.find_nodes(op="call_function", target=aten.sym_size.int):
+    for node in calls_of(before.graph, aten.sym_size.int):
         if str(node.meta["val"]) == size and node < before:
             return node
     return insert_call(before.graph, aten.sym_size.int, (source, dim))
@@ -146,8 +146,9 @@ def _transpose(node: Node) -> Node:
 def _scale(node: Node) -> Node:
     """Multiplying by one changes nothing, unless it also promotes the dtype or broadcasts."""
     source, factor = node.args[:2]
-    keeps = isinstance(source, Node) and isinstance(factor, (int, float)) and factor == 1
-    return source if keeps and value(source).dtype == value(node).dtype else node  # type: ignore[return-value]
+    if not isinstance(source, Node) or not isinstance(factor, (int, float)) or factor != 1:
+        return node
+    return source if value(source).dtype == value(node).dtype else node
 
 
 def _dims(node: Node, rank: int) -> set[int]:
@@ -163,25 +164,27 @@ def _same_size(left: int | torch.SymInt, right: int | torch.SymInt) -> bool:
     return str(left) == str(right)
 
 
-_SIMPLIFY: Mapping[object, Callable[[Node], Node | None]] = MappingProxyType({
-    aten._assert_tensor_metadata.default: _drop,
-    aten.alias.default: _first,
-    aten.detach.default: _first,
-    aten.clone.default: _first,
-    aten.contiguous.default: _first,
-    aten.lift_fresh_copy.default: _first,
-    aten.dropout.default: _first,
-    aten.to.dtype: _cast,
-    aten.to.device: _cast,
-    aten.to.dtype_layout: _cast,
-    aten.type_as.default: _cast,
-    aten._to_copy.default: _cast,
-    aten.view.default: _reshape,
-    aten.reshape.default: _reshape,
-    aten._unsafe_view.default: _reshape,
-    aten.flatten.using_ints: _flatten,
-    aten.slice.Tensor: _slice,
-    aten.transpose.int: _transpose,
-    aten.cat.default: _cat,
-    aten.mul.Tensor: _scale,
-})
+_SIMPLIFY: Mapping[object, Callable[[Node], Node | None]] = MappingProxyType(
+    {
+        aten._assert_tensor_metadata.default: _drop,
+        aten.alias.default: _first,
+        aten.detach.default: _first,
+        aten.clone.default: _first,
+        aten.contiguous.default: _first,
+        aten.lift_fresh_copy.default: _first,
+        aten.dropout.default: _first,
+        aten.to.dtype: _cast,
+        aten.to.device: _cast,
+        aten.to.dtype_layout: _cast,
+        aten.type_as.default: _cast,
+        aten._to_copy.default: _cast,
+        aten.view.default: _reshape,
+        aten.reshape.default: _reshape,
+        aten._unsafe_view.default: _reshape,
+        aten.flatten.using_ints: _flatten,
+        aten.slice.Tensor: _slice,
+        aten.transpose.int: _transpose,
+        aten.cat.default: _cat,
+        aten.mul.Tensor: _scale,
+    }
+)

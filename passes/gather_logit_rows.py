@@ -9,14 +9,15 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.errors import UnsupportedError
 from autodeploy.graph.inputs import add_placeholder
-from autodeploy.graph.nodes import infer, insert_call, is_call, fake_mode_of
+from autodeploy.graph.nodes import fake_mode_of, infer, insert_call, is_call
 from autodeploy.pipeline import Context, Pass, Stage
 
 aten = torch.ops.aten
+_POINTWISE = (aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.tanh.default, aten.to.dtype)
 
 
 class GatherLogitRows(Pass):
-    """Select the rows named by the input `logit_rows` (int64 `[R]`) before the head: logits become `[1, R, vocabulary]`."""
+    """Select rows by the input `logit_rows` (int64 `[R]`) before the head: logits become `[1, R, vocabulary]`."""
 
     name: ClassVar[str] = "gather_logit_rows"
     stage: ClassVar[Stage] = Stage.CACHE
@@ -38,13 +39,14 @@ class GatherLogitRows(Pass):
 
 
 def _head(gm: GraphModule) -> Node:
-    """The last projection before the output; only operators that treat rows alike may follow it."""
+    """The last projection before the output, where only scales, caps and casts follow it."""
     node = gm.graph.output_node().args[0]
-    while isinstance(node, Node) and not is_call(node, torch.ops.autodeploy.linear.default):
-        node = node.args[0] if node.args else None
-    if node is None:
-        raise UnsupportedError("the logits do not come from a projection, so their rows cannot be selected")
-    assert isinstance(node, Node)
+    while is_call(node, *_POINTWISE) and all(part.op == "get_attr" for part in node.all_input_nodes[1:]):
+        node = node.args[0]
+    if not is_call(node, torch.ops.autodeploy.linear.default):
+        raise UnsupportedError(
+            f"the logits come from {node}, not from a projection, so rows of them cannot be selected"
+        )
     return node
 
 

@@ -33,10 +33,12 @@ def silu(x: Expr) -> Expr:
 @rewrite(activate_op, kind="gelu")
 def gelu(x: Expr) -> Expr:
     """The exact Gaussian error linear unit (Hendrycks and Gimpel, 2016)."""
-    return AnyOf((
-        Call(aten.gelu.default, (x,)),
-        x * 0.5 * (Call(aten.erf.default, (x / math.sqrt(2.0),)) + 1.0),
-    ))
+    return AnyOf(
+        (
+            Call(aten.gelu.default, (x,)),
+            x * 0.5 * (Call(aten.erf.default, (x / math.sqrt(2.0),)) + 1.0),
+        )
+    )
 
 
 @rewrite(activate_op, kind="gelu_tanh")

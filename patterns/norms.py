@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.fx import Node
 
 from autodeploy.graph.nodes import value
 from autodeploy.rewrite import AnyOf, Call, Expr, Match, Rule, Var, cast, rewrite
@@ -14,6 +15,8 @@ layer_norm_op = torch.ops.autodeploy.layer_norm.default
 
 def spans_last_dimension(match: Match) -> str | None:
     """Decline a weight that is not one number for each element of the last dimension."""
+    if not isinstance(match.weight, Node):
+        return "there is no weight"
     x, weight = value(match.x), value(match.weight)
     if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
         return f"weight {tuple(weight.shape)} does not span the last dimension of {tuple(x.shape)}"
@@ -41,10 +44,12 @@ def _square(x: Expr) -> AnyOf:
 def _normalized(x: Expr, eps: Expr) -> Expr:
     """x over its root mean square, in the dtype of x."""
     variance = _mean(_square(x))
-    return AnyOf((
-        x * Call(aten.rsqrt.default, (variance + eps,)),
-        x / Call(aten.sqrt.default, (variance + eps,)),
-    ))
+    return AnyOf(
+        (
+            x * Call(aten.rsqrt.default, (variance + eps,)),
+            x / Call(aten.sqrt.default, (variance + eps,)),
+        )
+    )
 
 
 def _standardized(x: Expr, eps: Expr) -> Expr:
@@ -72,8 +77,7 @@ def rms_norm_wide_scale(x: Expr, weight: Expr, eps: Expr) -> Expr:
 def rms_norm_offset(x: Expr, weight: Expr, eps: Expr) -> Expr:
     """Root-mean-square norm scaled by one plus its weight, in float32 (Gemma)."""
     h = cast(x, Var("compute_dtype"))
-    scale = AnyOf((cast(weight, Var("weight_dtype")) + 1.0, Call(aten.add.Tensor, (cast(weight, Var("weight_dtype")), 1))))
-    return cast(_normalized(h, eps) * scale, Var("out_dtype"))
+    return cast(_normalized(h, eps) * (cast(weight, Var("weight_dtype")) + 1.0), Var("out_dtype"))
 
 
 @rewrite(rms_norm_op, where=keeps_dtype, weight=None)

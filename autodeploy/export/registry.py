@@ -74,7 +74,7 @@ def _attention(
     if is_causal is False or getattr(module, "is_causal", True) is False:
         raise UnsupportedError(f"{name} attends to later tokens (is_causal=False); only causal models can be served")
     if not isinstance(attention_mask, Mask):
-        raise UnsupportedError(f"{name} was given no mask from transformers' mask registry, so what it may see is unknown")
+        raise UnsupportedError(f"{name} was given no mask of transformers' mask registry: what it may see is unknown")
     for key_name in ("position_bias", "head_mask", "alibi"):
         if extra.get(key_name) is not None:
             raise UnsupportedError(f"{name} passes {key_name!r} to attention, which the canonical op does not take")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch.fx import GraphModule, Node
 from transformers import PretrainedConfig
 
 from autodeploy.errors import AutodeployError, UnsupportedError
+from autodeploy.export.rows import check_rows
 from autodeploy.export.transformers_model import build_meta_model, freeze_rotary_scaling
 from autodeploy.graph.attributes import set_attribute
 from autodeploy.graph.nodes import calls_of
@@ -44,15 +46,20 @@ def trace_model(config: PretrainedConfig, dtype: torch.dtype) -> Traced:
     program = _export(model, config)
     module, constants = _lift_attributes(program)
     _check_attention_count(module, config)
+    check_rows(module)
     return Traced(module, config, model, constants, limit)
 
 
 def _export(model: nn.Module, config: PretrainedConfig) -> ExportedProgram:
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise UnsupportedError(
+            f"{type(model).__name__} takes no position_ids, so its tokens cannot be computed apart from their row"
+        )
     tokens = torch.zeros(1, _EXAMPLE_TOKENS, dtype=torch.long, device="meta")
     positions = torch.arange(_EXAMPLE_TOKENS, device="meta").unsqueeze(0)
     length = Dim("T", min=1, max=_MAX_TOKENS)
-    arguments = {"input_ids": tokens, "position_ids": positions, "use_cache": False}
-    shapes = {"input_ids": {1: length}, "position_ids": {1: length}, "use_cache": None}
+    arguments = {"input_ids": tokens, "position_ids": positions}
+    shapes = {"input_ids": {1: length}, "position_ids": {1: length}}
     try:
         with torch.no_grad():
             return torch.export.export(model, (), arguments, dynamic_shapes=shapes, strict=False)
@@ -72,6 +79,8 @@ def _untraceable(model: nn.Module, config: PretrainedConfig, error: Exception) -
     own = [frame for frame in frames if str(modeling) in frame.filename] or frames
     where = f" at `{own[-1].line}` ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
     reason = str(cause).strip().split("\n")[0] or type(cause).__name__
+    if reason.startswith("Constraints violated"):
+        reason = "its code allows only some numbers of tokens"
     return f"{type(model).__name__} cannot be traced{where}: {reason}"
 
 
@@ -84,8 +93,6 @@ def _lift_attributes(program: ExportedProgram) -> tuple[GraphModule, dict[str, t
     for node in module.graph.find_nodes(op="placeholder"):
         spec = specs[node.name]
         if spec.kind is InputKind.USER_INPUT:
-            if not node.users and "val" in node.meta and not isinstance(node.meta["val"], torch.Tensor):
-                module.graph.erase_node(node)  # `use_cache` and other arguments that are no tensors
             continue
         assert spec.target is not None
         value = values[spec.target]
@@ -111,7 +118,7 @@ def _return_logits(module: GraphModule) -> None:
     """Make the graph return the logits alone: they are the first output of every causal model."""
     output: Node = module.graph.output_node()
     output.args = (output.args[0][0],)  # type: ignore[index]
-    module.graph._codegen = torch.fx.graph.CodeGen()  # export's pytree wrapping asks for `use_cache`
+    module.graph._codegen = torch.fx.graph.CodeGen()  # without export's wrapping in dictionaries
     module.graph.eliminate_dead_code()
 
 

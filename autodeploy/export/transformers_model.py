@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from autodeploy.errors import ModelError, UnsupportedError
 from autodeploy.export.registry import IMPLEMENTATION, register
@@ -20,20 +21,29 @@ def load_config(folder: Path) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a Hugging Face model folder")
     try:
-        return AutoConfig.from_pretrained(folder)
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder)
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(f"{folder / 'config.json'}: {_first_sentence(error)}") from error
+    return config
 
 
-def build_meta_model(config: PretrainedConfig, dtype: torch.dtype) -> nn.Module:
+def build_meta_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """Instantiate the causal language model of `config` with parameters on meta and buffers on the CPU."""
     register()
+    factory: Any = AutoModelForCausalLM
     try:
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=IMPLEMENTATION, dtype=dtype)
-    except ValueError as error:
+            model: PreTrainedModel = factory.from_config(config, attn_implementation=IMPLEMENTATION, dtype=dtype)
+    except KeyError as error:
+        if error.args != (IMPLEMENTATION,):
+            raise UnsupportedError(f"model type {config.model_type!r}: its config lacks {error}") from error
+        raise UnsupportedError(
+            f"model type {config.model_type!r} has attention classes of its own, outside transformers' registry"
+        ) from error
+    except (AttributeError, TypeError, ValueError) as error:
         raise UnsupportedError(f"model type {config.model_type!r}: {_first_sentence(error)}") from error
-    model.eval()
+    model.config.get_text_config().use_cache = False
+    model.train(False)
     return model
 
 
@@ -47,7 +57,7 @@ def freeze_rotary_scaling(model: nn.Module, config: PretrainedConfig) -> int | N
     for module in model.modules():
         kind = getattr(module, "rope_type", None)
         if isinstance(kind, str) and kind in _LENGTH_DEPENDENT:
-            module.rope_type = "default"
+            setattr(module, "rope_type", "default")  # noqa: B010 (nn.Module's attributes are typed as modules)
             limits.append(_original_length(config))
         elif isinstance(kind, dict) and set(kind.values()) & set(_LENGTH_DEPENDENT):
             raise UnsupportedError(f"{type(module).__name__}: rotary scaling that differs by layer and by length")

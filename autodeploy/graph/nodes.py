@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def calls_of(graph: Graph, *targets: Target) -> list[Node]:
     return [node for node in graph.nodes if node.op == "call_function" and node.target in targets]
 
 
-def is_call(argument: object, *targets: Target) -> bool:
+def is_call(argument: object, *targets: Target) -> TypeGuard[Node]:
     """Whether `argument` is a node that calls one of `targets`."""
     return isinstance(argument, Node) and argument.op == "call_function" and argument.target in targets
 

@@ -24,15 +24,17 @@ def _relu_squared(x: Tensor) -> Tensor:
     return functional.relu(x).square()
 
 
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType({
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-    "gelu_tanh": _gelu_tanh,
-    "gelu_quick": _gelu_quick,
-    "relu": functional.relu,
-    "relu_squared": _relu_squared,
-    "sigmoid": torch.sigmoid,
-})
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {
+        "silu": functional.silu,
+        "gelu": functional.gelu,
+        "gelu_tanh": _gelu_tanh,
+        "gelu_quick": _gelu_quick,
+        "relu": functional.relu,
+        "relu_squared": _relu_squared,
+        "sigmoid": torch.sigmoid,
+    }
+)
 """The names that `activate` and `gated_activation` take."""
 
 

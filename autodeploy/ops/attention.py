@@ -8,9 +8,7 @@ from torch import Tensor
 from autodeploy.ops.op import CanonicalOp
 
 
-def _scores(
-    q: Tensor, k: Tensor, visible: Tensor, scale: float, softcap: float | None, sinks: Tensor | None
-) -> Tensor:
+def _scores(q: Tensor, k: Tensor, visible: Tensor, scale: float, softcap: float | None, sinks: Tensor | None) -> Tensor:
     """Attention probabilities `[H, Tq, Tk]` in float32 of `q [Tq, H, D]` over `k [Tk, Hk, D]`."""
     group = q.shape[1] // k.shape[1]
     scores = torch.einsum("qhd,khd->hqk", q.float(), k.float().repeat_interleave(group, dim=1)) * scale
@@ -67,9 +65,9 @@ attention = CanonicalOp(
     _attention,
     _fake_attention,
 )
-"""Causal attention of `q [B, T, H, D]` over `k [B, T, Hk, D]`, `v [B, T, Hk, Dv]` -> `[B, T, H, Dv]`; H is a multiple of Hk.
+"""Causal attention of `q [B, T, H, D]` over `k [B, T, Hk, D]`, `v [B, T, Hk, Dv]` -> `[B, T, H, Dv]`.
 
-A query sees itself and the tokens before it, the last `window` of them when given (itself counted). `softcap` bounds
+H is a multiple of Hk. A query sees itself and the tokens before it, the last `window` of them when given (itself counted). `softcap` bounds
 the scaled scores by `softcap * tanh(score / softcap)` (Gemma 2). `sinks [H]` are scores of an invisible extra key with
 no value (gpt-oss). Scores and their softmax are in float32.
 """
@@ -113,9 +111,9 @@ paged_attention = CanonicalOp(
 )
 """Write the step's keys and values into the cache, then attend over it.
 
-A step flattens the new tokens of B requests into T rows: `q [T, H, D]`, `k [T, Hk, D]`, `v [T, Hk, Dv]` -> `[T, H, Dv]`.
-`key_pages [P, Hk, page_size, D]` and `value_pages [P, Hk, page_size, Dv]` hold the cache and are written in place: row t
-goes to slot `slots[t]` (int64; page `slot // page_size`, offset `slot % page_size`). Rows `query_start[b]` to
+A step flattens the new tokens of B requests into T rows: `q [T, H, D]`, `k [T, Hk, D]`, `v [T, Hk, Dv]` become
+`[T, H, Dv]`. `key_pages [P, Hk, page_size, D]` and `value_pages [P, Hk, page_size, Dv]` hold the cache and are written
+in place: row t goes to slot `slots[t]` (int64; page `slot // page_size`, offset `slot % page_size`). Rows `query_start[b]` to
 `query_start[b + 1]` (int32 `[B + 1]`) are the last tokens of request b, whose cache then holds `context_len[b]` tokens
 (int32 `[B]`) in the pages `page_table[b]` (int32 `[B, max_pages]`, in order; entries past the context are ignored).
 Masking, soft cap and sinks are as in `attention`. Rows past `query_start[B]` are padding: they write their slots, see

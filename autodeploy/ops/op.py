@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-LIBRARY = torch.library.Library("autodeploy", "FRAGMENT")
+LIBRARY = torch.library.Library("autodeploy", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,6 @@ class CanonicalOp:
 
 def define(op: CanonicalOp) -> None:
     """Register `op` with PyTorch's dispatcher, served by its reference on every device."""
-    LIBRARY.define(op.schema)
-    LIBRARY.impl(op.name, op.reference, "CompositeExplicitAutograd")
+    LIBRARY.define(op.schema)  # type: ignore[no-untyped-call]
+    LIBRARY.impl(op.name, op.reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"autodeploy::{op.name}", op.fake, lib=LIBRARY)

@@ -7,7 +7,7 @@ tensors, so that a pattern can be tested against its replacement.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,22 @@ def cast(x: Expr, dtype: Var) -> Cast:
 def getitem(x: Expr, index: int) -> Call:
     """One result of an operator that returns several."""
     return Call(operator.getitem, (x, index))
+
+
+def holes_of(expression: object) -> Iterator[str]:
+    """The names of the holes in an expression, those of its dtypes included."""
+    match expression:
+        case Var(name):
+            yield name
+        case Cast(x, dtype):
+            yield from holes_of([x, dtype])
+        case Maybe(present, absent):
+            yield from holes_of([present, absent])
+        case AnyOf(parts) | Call(_, parts):
+            yield from holes_of(parts)
+        case list() | tuple():
+            for item in expression:
+                yield from holes_of(item)
 
 
 def evaluate(expression: object, bindings: Mapping[str, Any]) -> Any:

@@ -184,22 +184,19 @@ def _defaults(target: Any) -> list[Any]:
     """The default of each argument; an argument without one equals no value."""
     if not isinstance(target, torch._ops.OpOverload):
         return []
-    return [
-        parameter.default_value if parameter.has_default_value() else ... for parameter in target._schema.arguments
-    ]
+    return [parameter.default_value if parameter.has_default_value() else ... for parameter in target._schema.arguments]
 
 
 def _same(left: Any, right: Any) -> bool:
     if isinstance(left, Node) or isinstance(right, Node):
         return left is right
-    return type(left) is type(right) and bool(left == right) or _equal_numbers(left, right)
+    return (type(left) is type(right) and bool(left == right)) or _equal_numbers(left, right)
 
 
 def _equal_numbers(left: Any, right: Any) -> bool:
-    numbers = (int, float)
-    if isinstance(left, bool) or isinstance(right, bool) or not (isinstance(left, numbers) and isinstance(right, numbers)):
+    if any(isinstance(one, bool) or not isinstance(one, (int, float)) for one in (left, right)):
         return False
-    return abs(left - right) <= 1e-12 * max(abs(left), abs(right))
+    return bool(abs(left - right) <= 1e-12 * max(abs(left), abs(right)))
 
 
 def _name(target: object) -> str:

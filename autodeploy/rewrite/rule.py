@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autodeploy.rewrite.expression import AnyOf, Call, Cast, Expr, Maybe, Var
+from autodeploy.rewrite.expression import AnyOf, Call, Cast, Expr, Maybe, Var, holes_of
 
 if TYPE_CHECKING:
     from autodeploy.rewrite.match import Match
@@ -55,17 +55,27 @@ def rewrite(
     """Declare a pattern: the decorated function's parameters are the holes, its result is the expression to find.
 
     `replacement` is an operator, called with the holes whose names its schema has and with `constants`, or a function
-    of the holes that returns an expression. Raises TypeError when a hole is no parameter of the operator and is used
-    by no guard, or when the operator wants an argument that no hole gives.
+    of the holes that returns an expression. Raises TypeError when the pattern does not contain a hole, when neither the
+    replacement nor a guard uses one, or when the replacement wants an argument that no hole gives.
     """
 
     def declare(pattern: Callable[..., Expr]) -> Rule:
         holes = tuple(inspect.signature(pattern).parameters)
-        variables = {name: Var(name) for name in holes}
-        result = _call_of(replacement, holes, constants) if isinstance(replacement, torch._ops.OpOverload) else None
-        built = result or replacement(**{name: variables[name] for name in inspect.signature(replacement).parameters})
-        doc = inspect.getdoc(pattern) or ""
-        return Rule(pattern.__name__, doc, holes, pattern(**variables), built, where)
+        expression = pattern(*map(Var, holes))
+        unbound = set(holes) - set(holes_of(expression))
+        if unbound:
+            raise TypeError(f"the pattern {pattern.__name__} does not contain its hole {min(unbound)!r}")
+        if isinstance(replacement, torch._ops.OpOverload):
+            built: Expr = _call_of(replacement, holes, constants)
+        else:
+            built = replacement(*map(Var, inspect.signature(replacement).parameters))
+        unknown = set(holes_of(built)) - set(holes)
+        if unknown:
+            raise TypeError(f"the replacement of {pattern.__name__} has {min(unknown)!r}, which is no hole of it")
+        unused = set(holes) - set(holes_of(built))
+        if unused and where is None:
+            raise TypeError(f"the hole {min(unused)!r} of {pattern.__name__} is used by no replacement and no guard")
+        return Rule(pattern.__name__, inspect.getdoc(pattern) or "", holes, expression, built, where)
 
     return declare
 
