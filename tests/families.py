@@ -114,17 +114,21 @@ class Built:
     program: Program
     graph_module: GraphModule
     weights: WeightPlan
+    tensors: Mapping[str, Tensor]
     history: Sequence[PassReport]
 
 
-def build(config: PretrainedConfig, source: MemorySource, passes: Sequence[Pass] | None = None) -> Built:
+def build(config: PretrainedConfig, source: MemorySource, *, prefer: str | None = None) -> Built:
     """Trace, optimize and load a model."""
     traced = trace_model(config, torch.float32)
     context = context_of(traced, source)
-    history = run_passes(traced.graph_module, default_passes(config) if passes is None else passes, context)
-    spec = ProgramSpec(VOCAB_SIZE, traced.max_model_len or MAX_POSITIONS, cache_specs(traced.graph_module.graph))
-    program = Program(traced.graph_module, context.weights.read(source), kernel_table(), torch.device("cpu"), spec)
-    return Built(program, traced.graph_module, context.weights, history)
+    passes = default_passes(config, **({} if prefer is None else {"passes.choose_kernels.prefer": prefer}))
+    history = run_passes(traced.graph_module, passes, context)
+    caches = cache_specs(traced.graph_module.graph)
+    spec = ProgramSpec(VOCAB_SIZE, traced.max_model_len or MAX_POSITIONS, caches)
+    tensors = context.weights.read(source)
+    program = Program(traced.graph_module, tensors, kernel_table(), torch.device("cpu"), spec)
+    return Built(program, traced.graph_module, context.weights, tensors, history)
 
 
 def replay(program: Program, token_ids: Sequence[int], chunks: Sequence[int], page_size: int = 4) -> Tensor:
@@ -155,3 +159,105 @@ def step_of(token_ids: Sequence[int], start: int, page_size: int) -> StepInputs:
 def error(got: Tensor, wanted: Tensor) -> float:
     """The largest `‖got - wanted‖ / ‖wanted‖` of any token's logits."""
     return float(((got - wanted).norm(dim=-1) / wanted.norm(dim=-1)).max())
+
+
+VARIANTS: Mapping[str, tuple[str, Options]] = {
+    "rotary linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    "rotary llama3": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 1e4,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            }
+        },
+    ),
+    "rotary yarn": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "original_max_position_embeddings": 24,
+            }
+        },
+    ),
+    "rotary of half a head": (
+        "phi3",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    ),
+    "tied": ("llama", {"tie_word_embeddings": True}),
+    "biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "heads wider than the model": ("llama", {"head_dim": 24}),
+    "one key head": ("llama", {"num_key_value_heads": 1}),
+    "as many key heads": ("llama", {"num_key_value_heads": 4}),
+    "one layer": ("llama", {"num_hidden_layers": 1}),
+    "gelu": ("llama", {"hidden_act": "gelu"}),
+    "squared relu": ("llama", {"hidden_act": "relu2"}),
+    "quick gelu": ("llama", {"hidden_act": "quick_gelu"}),
+    "an activation without a canonical form": ("llama", {"hidden_act": "mish"}),
+    "a window in one layer of two": (
+        "qwen3",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    ),
+    "soft caps that bite": (
+        "gemma2",
+        {
+            "sliding_window": 8,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 1.0,
+            "query_pre_attn_scalar": 24,
+        },
+    ),
+    "no soft caps": ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "a norm of each head": ("stablelm", {"qk_layernorm": True, "use_qkv_bias": True}),
+    "parallel residual": ("stablelm", {"use_parallel_residual": True}),
+    "norms of queries and keys": ("cohere", {"use_qk_norm": True, "tie_word_embeddings": True}),
+    "norms of phi's heads": ("phi", {"qk_layernorm": True, "num_key_value_heads": 4}),
+    "a scale for each layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    "no scale": ("gpt2", {"scale_attn_weights": False}),
+    "norms after": ("opt", {"ffn_dim": 80, "do_layer_norm_before": False, "word_embed_proj_dim": 32}),
+    "norms without weights": (
+        "opt",
+        {"ffn_dim": 80, "layer_norm_elementwise_affine": False, "word_embed_proj_dim": 64},
+    ),
+    "one residual after the other": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
+}
+"""What configs of those families may also ask for, by what it is."""
+
+OTHERS: Mapping[str, Options] = {
+    "apertus": {},
+    "arcee": {},
+    "biogpt": {},
+    "bitnet": {},
+    "cohere2": {"sliding_window": 8},
+    "ernie4_5": {},
+    "exaone4": {"sliding_window": 8},
+    "glm": {},
+    "glm4": {},
+    "gpt_bigcode": {},
+    "helium": {},
+    "hunyuan_v1_dense": {},
+    "nemotron": {},
+    "olmo": {"clip_qkv": 0.5},
+    "olmo3": {"sliding_window": 8},
+    "persimmon": {},
+    "seed_oss": {},
+}
+"""Families that nobody named, and that work."""
+
+REFUSED: Mapping[str, tuple[Options, str]] = {
+    "bert": ({"is_decoder": True}, r"BertLMHeadModel cannot be traced at `.*` \(modeling_bert.py:\d+\)"),
+    "bloom": ({}, "BloomForCausalLM takes no position_ids"),
+    "diffllama": ({}, "2 layers, of which 4 call transformers' attention registry"),
+    "falcon": ({}, "'falcon' has attention classes of its own"),
+    "gemma3_text": ({"use_bidirectional_attention": True}, "masks attention with .*or_masks"),
+    "mixtral": ({}, "MixtralExperts: aten.* only attention may depend on what else is in the row"),
+    "xlm-roberta": ({"is_decoder": True}, "aten.embedding.default counts positions from past those of padding"),
+}
+"""What cannot be served yet, and the sentence that says so."""

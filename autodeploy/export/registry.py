@@ -78,7 +78,9 @@ def _attention(
     for key_name in ("position_bias", "head_mask", "alibi"):
         if extra.get(key_name) is not None:
             raise UnsupportedError(f"{name} passes {key_name!r} to attention, which the canonical op does not take")
-    window = attention_mask.window if sliding_window is None else sliding_window
+    window = attention_mask.window
+    if sliding_window is not None and sliding_window != window:
+        raise UnsupportedError(f"{name} asks for a window of {sliding_window}, and its mask has {window}")
     out = torch.ops.autodeploy.attention(
         query.transpose(1, 2),
         key.transpose(1, 2),

@@ -92,6 +92,9 @@ def _mixes_by_arguments(node: Node) -> str | None:
         return None if _outer(first) == _outer(node.meta["val"]) else "moves numbers from token to token"
     if is_call(node, aten.slice.Tensor) and first is not None and str(first.shape) == str(node.meta["val"].shape):
         return None
+    if is_call(node, aten.pad.default, aten.constant_pad_nd.default) and first is not None:
+        padded = [-1 - place // 2 for place, amount in enumerate(named["pad"]) if amount != 0]
+        return "shifts tokens" if _along_tokens(padded, first) else None
     dims = [] if is_call(node, *_NEW_DIM, aten.permute.default) else [named.get("dim"), named.get("dims")]
     return "works along the tokens" if first is not None and _along_tokens(dims, first) else None
 

@@ -1,0 +1,46 @@
+"""Every family against transformers: prefill, then one token after the other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import PretrainedConfig
+
+from autodeploy.weights import MemorySource
+from tests.families import FAMILIES, OTHERS, VARIANTS, VOCAB_SIZE, build, config_of, error, random_model, replay
+
+QUICK = ("llama", "gemma3_text", "gpt2", "gpt_neox", "cohere", "opt")
+PROMPT = 12
+
+
+def check(config: PretrainedConfig, num_decode_steps: int) -> None:
+    token_ids = torch.randint(3, VOCAB_SIZE, (PROMPT + num_decode_steps,), generator=torch.manual_seed(1)).tolist()
+    model = random_model(config)
+    with torch.no_grad():
+        wanted = model(torch.tensor([token_ids])).logits[0]
+    program = build(config, MemorySource(dict(model.state_dict()))).program
+    got = replay(program, token_ids, [PROMPT, *[1] * num_decode_steps])
+    assert error(got, wanted) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in FAMILIES]
+)
+def test_logits_of_a_listed_family(family: str) -> None:
+    check(config_of(family), num_decode_steps=32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", OTHERS)
+def test_logits_of_another_family(family: str) -> None:
+    check(config_of(family, OTHERS[family]), num_decode_steps=32)
+
+
+QUICK_VARIANTS = ("rotary yarn", "heads wider than the model", "soft caps that bite", "norms without weights")
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[] if name in QUICK_VARIANTS else pytest.mark.slow) for name in VARIANTS]
+)
+def test_logits_of_a_variant(variant: str) -> None:
+    check(config_of(*VARIANTS[variant]), num_decode_steps=12)
