@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Set
 
 import torch
 from torch.fx import GraphModule, Node
@@ -41,19 +42,23 @@ _BUILTINS = frozenset({
 })  # fmt: skip
 
 
-def check_invariants(gm: GraphModule, weights: WeightPlan, after: str, *, canonical: bool) -> None:
+def check_invariants(
+    gm: GraphModule, weights: WeightPlan, after: str, *, clean: bool = True, canonical: bool = True
+) -> None:
     """Raise InvariantError naming the pass `after` when the graph is not what its stage promises.
 
     Holds that the graph is well formed, free of dead code, typed (every node has a fake value), within the vocabulary
-    of its stage, and that the weights it reads are those of the plan, with the same shapes and dtypes.
+    of its stage (`clean`: what CLEAN removes is gone; `canonical`: what CANONICALIZE replaces is too), and that the
+    weights it reads are those of the plan, with the same shapes and dtypes.
     """
+    forbidden = (_NOT_CLEAN if clean else frozenset()) | (_NOT_CANONICAL if canonical else frozenset())
     gm.graph.lint()
     for node in gm.graph.nodes:
-        _check_node(node, after, canonical)
+        _check_node(node, after, forbidden)
     _check_weights(gm, weights, after)
 
 
-def _check_node(node: Node, after: str, canonical: bool) -> None:
+def _check_node(node: Node, after: str, forbidden: Set[object]) -> None:
     if node.op == "output":
         return
     if node.op in ("call_module", "call_method"):
@@ -63,16 +68,16 @@ def _check_node(node: Node, after: str, canonical: bool) -> None:
     if not node.users and node.op != "placeholder" and not node.is_impure():
         raise InvariantError(f"after {after}: {node.name} is dead code")
     if node.op == "call_function":
-        _check_target(node, after, canonical)
+        _check_target(node, after, forbidden)
 
 
-def _check_target(node: Node, after: str, canonical: bool) -> None:
+def _check_target(node: Node, after: str, forbidden: Set[object]) -> None:
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         if target not in _BUILTINS:
             raise InvariantError(f"after {after}: {node.name} calls {target}, which is no operator")
         return
-    if target in _NOT_CLEAN or (canonical and target in _NOT_CANONICAL):
+    if target in forbidden:
         raise InvariantError(f"after {after}: {node.name} still calls {target}")
 
 

@@ -33,7 +33,7 @@ def trace(module: nn.Module, *inputs: Tensor, tokens: int = 1) -> GraphModule:
             node.replace_all_uses_with(attribute)
             graph_module.graph.erase_node(node)
     output = graph_module.graph.output_node()
-    output.args = (output.args[0][0],)
+    output.args = (output.all_input_nodes[0],)
     graph_module.graph._codegen = torch.fx.graph.CodeGen()
     graph_module.recompile()
     return graph_module
