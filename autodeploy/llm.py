@@ -19,10 +19,11 @@ from autodeploy.builder import build
 from autodeploy.cache import cache_dir
 from autodeploy.errors import InputError, RecipeError, nearest
 from autodeploy.hardware import choose_gpu
+from autodeploy.kernels import native
 from autodeploy.optimizer import kernel_table
 from autodeploy.program import Program, ProgramSpec
 from autodeploy.progress import NullProgress, Progress, stage
-from autodeploy.runtime.llm import LLM as RuntimeLLM
+from autodeploy.runtime.llm import LLM as RuntimeLLM  # noqa: N811 (a class with an acronym's name)
 from autodeploy.runtime.settings import RuntimeSettings
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -60,6 +61,8 @@ class LLM(RuntimeLLM):
             found = _build(str(model), {**options, "set": decided}, progress)
         with stage(progress, "load"):
             program = load_program(found, gpu, capture)
+            for sentence in _notes(program):
+                progress.note(sentence)
             super().__init__(program, _tokenizer(found), _settings(found, settings), _eos_token_ids(found))
 
 
@@ -75,6 +78,14 @@ def load_program(found: Artifact, gpu: str = "auto", capture: str | None = None)
     spec = ProgramSpec.from_dict(found.manifest.details["program"])  # type: ignore[arg-type]
     weights = found.read_weights(device)
     return Program(found.graph_module(), weights, kernel_table(device), device, spec, capture)
+
+
+def _notes(program: Program) -> list[str]:
+    """What the user should know of how the program runs here."""
+    notes = [] if program.note is None else [program.note]
+    if program.device.type == "cpu" and native.why_unavailable() is not None:
+        notes.append(f"operators run through plain PyTorch, which is slower: {native.why_unavailable()}")
+    return notes
 
 
 def _build(model: str, options: dict[str, Any], progress: Progress) -> Artifact:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 
+from autodeploy.capture import capture_graph
 from autodeploy.kernels import KernelTable
 from autodeploy.runtime.model import StepInputs
 
@@ -61,7 +62,8 @@ def cache_specs(graph: Graph) -> tuple[CacheSpec, ...]:
 class Program:
     """A model that runs steps: `autodeploy.runtime.model.Model` over a lowered graph.
 
-    The graph is consumed: its operators are bound to kernels of `table`, and its weights become arguments.
+    The graph is consumed: its operators are bound to kernels of `table`, and its weights become arguments. `capture` is
+    what `autodeploy.capture.capture_graph` takes.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Program:
         inputs = [str(node.target) for node in bound.find_nodes(op="placeholder")]
         self._weights = [weights[name] for name in names]
         self._order = [name for name in inputs if name in _STEP_INPUTS]
+        self.note = capture_graph(bound, capture)
+        """What the user should know of how the program runs, if anything."""
         module = GraphModule(nn.Module(), bound)
         self._run: Callable[..., Tensor] = module.forward
 

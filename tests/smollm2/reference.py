@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
@@ -26,7 +27,7 @@ def answers(
     attention: str = "sdpa",
 ) -> list[Answer]:
     """Generate one prompt at a time, as a user of transformers would."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
     found = []
     for prompt in prompts:
         ids = tokenizer(prompt, return_tensors="pt")
