@@ -1,0 +1,47 @@
+"""A tiny random model in a folder, as transformers saves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+CONFIG = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native_cache: Path) -> None:
+    """Builds of these tests go into a cache of their own, which shares the compiled kernels."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "native").symlink_to(native_cache)
+    monkeypatch.setenv("AUTODEPLOY_CACHE", str(cache))
+
+
+@pytest.fixture(scope="session")
+def native_cache() -> Path:
+    from autodeploy.cache import cache_dir
+    from autodeploy.kernels import native
+
+    native.why_unavailable()  # compiles them, once
+    return cache_dir() / "native"
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path / "model"
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **CONFIG)).save_pretrained(folder)
+    return folder
