@@ -2,3 +2,5 @@
 
 if __name__ == "passes":
     raise ImportError("this folder installs as autodeploy.passes: write `import autodeploy.passes`")
+
+import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)

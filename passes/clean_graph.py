@@ -99,12 +99,14 @@ def _flatten(node: Node) -> Node:
 
 
 def _size_node(before: Node, source: Node, dim: int) -> Node:
-    """A node of the size of `source` at `dim`: an earlier one where the graph has it."""
+    """A node of the size of `source` at `dim`: an earlier one or an input's, so that `source` has no user for it."""
     size = str(value(source).shape[dim])
     for node in calls_of(before.graph, aten.sym_size.int):
         if str(node.meta["val"]) == size and node < before:
             return node
-    return insert_call(before.graph, aten.sym_size.int, (source, dim))
+    inputs = before.graph.find_nodes(op="placeholder")
+    sizes = ((node, place) for node in inputs for place, own in enumerate(value(node).shape) if str(own) == size)
+    return insert_call(before.graph, aten.sym_size.int, next(sizes, (source, dim)))
 
 
 def _cat(node: Node) -> Node:

@@ -3,6 +3,7 @@
 if __name__ == "patterns":
     raise ImportError("this folder installs as autodeploy.patterns: write `import autodeploy.patterns`")
 
+import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
 from autodeploy.patterns.activations import ACTIVATIONS, GATED
 from autodeploy.patterns.linears import LINEARS
 from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS

@@ -20,12 +20,13 @@ def spans_last_dimension(match: Match) -> str | None:
     x, weight = value(match.x), value(match.weight)
     if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
         return f"weight {tuple(weight.shape)} does not span the last dimension of {tuple(x.shape)}"
-    return None if value(match.root).dtype == x.dtype else "the result is of another dtype than the input"
+    return keeps_dtype(match)
 
 
 def keeps_dtype(match: Match) -> str | None:
-    """Decline a norm whose result is of another dtype than its input."""
-    return None if value(match.root).dtype == value(match.x).dtype else "the result is of another dtype than the input"
+    """Decline a norm whose result, or what its weight multiplies, is of another dtype than its input."""
+    dtypes = {value(match.root).dtype, match.bindings.get("out_dtype", value(match.root).dtype)}
+    return None if dtypes == {value(match.x).dtype} else "the result is of another dtype than the input"
 
 
 def is_of_heads(match: Match) -> str | None:

@@ -33,7 +33,9 @@ class RewriteResult:
 
 
 def apply_rules(gm: GraphModule, rules: Sequence[Rule], spend: Callable[[], bool]) -> RewriteResult:
-    """Rewrite every match of `rules` in graph order; earlier rules win where several match.
+    """Rewrite every match of `rules`, from the end of the graph; earlier rules win where several match at a node.
+
+    From the end, so that a match that ends in a cast is found before the part of it that does without.
 
     `spend` is asked before each rewrite and returns False when no more are allowed. Nodes that a rewrite leaves
     without users are erased at once, so that they block no later match.
@@ -44,7 +46,7 @@ def apply_rules(gm: GraphModule, rules: Sequence[Rule], spend: Callable[[], bool
             by_root[root].append(rule)
     applied: Counter[str] = Counter()
     misses: dict[tuple[str, str], Miss] = {}
-    for node in list(gm.graph.nodes):
+    for node in reversed(list(gm.graph.nodes)):
         if node.op != "call_function" or node._erased:
             continue
         for rule in by_root.get(node.target, ()):

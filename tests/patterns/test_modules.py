@@ -1,0 +1,206 @@
+"""Modules as models write them: the pattern is found, and is not found in its near misses."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional
+
+from autodeploy.patterns import PATTERNS
+from autodeploy.patterns.activations import ACTIVATIONS, GATED
+from autodeploy.patterns.linears import LINEARS
+from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
+from autodeploy.patterns.rotary import PARTIAL_ROTARY, ROTARY
+from autodeploy.rewrite import apply_rules
+from tests.graphs import clean, trace
+
+GROUPS = (LINEARS, NORMS, UNSCALED_NORMS, HEAD_NORMS, ROTARY, PARTIAL_ROTARY, ACTIVATIONS, GATED)
+WIDTH, HEADS = 8, 2
+Function = Callable[["Weights", Tensor], Tensor]
+
+
+class Weights(nn.Module):
+    """A function of some tokens, with weights at hand."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        self.function = function
+        self.scale, self.shift = nn.Parameter(torch.randn(WIDTH)), nn.Parameter(torch.randn(WIDTH))
+        self.matrix, self.column = nn.Parameter(torch.randn(WIDTH, WIDTH)), nn.Parameter(torch.randn(1))
+        self.up = nn.Parameter(torch.randn(WIDTH, WIDTH))
+        self.frequencies = nn.Buffer(torch.rand(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """Token-major heads `[1, T, HEADS, 4]`."""
+        return x.view(1, -1, HEADS, WIDTH // HEADS)
+
+    def angles(self, x: Tensor, dim: int, parts: int = 2) -> tuple[Tensor, Tensor]:
+        """cos and sin for each token, to be broadcast over the heads at `dim`; a token's angle is its first number."""
+        freqs = x[..., :1] * self.frequencies[: parts // 2 * 2]
+        freqs = torch.cat((freqs, freqs), -1) if parts == 2 else freqs
+        return freqs.cos().unsqueeze(dim), freqs.sin().unsqueeze(dim)
+
+
+def found(gm: GraphModule) -> Counter[str]:
+    """How often each pattern applied, group after group as the passes do."""
+    return sum((apply_rules(gm, rules, lambda: True).applied for rules in GROUPS), Counter())
+
+
+def rms(x: Tensor, eps: float = 1e-6) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+
+
+def halves(x: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+
+
+def pairs(x: Tensor) -> Tensor:
+    return torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
+
+
+def turn(w: Weights, x: Tensor, *, token_major: bool = False, turned: Callable[[Tensor], Tensor] = halves) -> Tensor:
+    h = w.heads(x) if token_major else w.heads(x).transpose(1, 2)
+    cos, sin = w.angles(x, 2 if token_major else 1)
+    return (h.float() * cos.float() + turned(h.float()) * sin.float()).to(h.dtype)
+
+
+def turn_some(w: Weights, x: Tensor, *, token_major: bool = False, swapped: bool = False) -> Tensor:
+    h = torch.cat((w.heads(x), w.heads(x).sin()), -1)
+    h = h if token_major else h.transpose(1, 2)
+    cos, sin = w.angles(x, 2 if token_major else 1)
+    rotated, passed = h[..., :4], h[..., 4:]
+    out = rotated * cos + halves(rotated) * sin
+    return torch.cat((passed, out) if swapped else (out, passed), -1)
+
+
+def centred(x: Tensor) -> Tensor:
+    mean = x.mean(-1, keepdim=True)
+    return (x - mean) * torch.rsqrt((x - mean).pow(2).mean(-1, keepdim=True) + 1e-5)
+
+
+def gelu_written(x: Tensor, cubic: float = 0.044715) -> Tensor:
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + cubic * torch.pow(x, 3.0))))
+
+
+IS: dict[str, list[Function]] = {
+    "linear": [
+        lambda w, x: functional.linear(x, w.matrix),
+        lambda w, x: functional.linear(x, w.matrix, w.shift),
+    ],
+    "rms_norm": [lambda w, x: w.scale * rms(x.float()).to(x.dtype), lambda w, x: rms(x) * w.scale],
+    "rms_norm_wide_scale": [lambda w, x: (w.scale.float() * rms(x.half().float())).half()],
+    "rms_norm_offset": [
+        lambda w, x: (rms(x.float()) * (1.0 + w.scale.float())).type_as(x),
+        lambda w, x: rms(x) * (w.scale + 1),
+    ],
+    "rms_norm_unscaled": [lambda w, x: rms(x), lambda w, x: x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()],
+    "rms_norm_builtin": [lambda w, x: functional.rms_norm(x, (WIDTH,), w.scale, 1e-6)],
+    "rms_norm_of_heads": [
+        lambda w, x: rms(w.heads(x).transpose(1, 2)) * w.scale[:4].contiguous(),
+    ],
+    "layer_norm": [
+        lambda w, x: functional.layer_norm(x, (WIDTH,), w.scale, w.shift),
+        lambda w, x: functional.layer_norm(x, (WIDTH,), w.scale),
+    ],
+    "layer_norm_unscaled": [lambda w, x: functional.layer_norm(x, (WIDTH,))],
+    "layer_norm_by_hand": [lambda w, x: (w.scale.float() * centred(x.float())).to(x.dtype)],
+    "rope": [turn],
+    "rope_token_major": [lambda w, x: turn(w, x, token_major=True)],
+    "rope_interleaved": [lambda w, x: turn(w, x, turned=pairs)],
+    "rope_interleaved_token_major": [lambda w, x: turn(w, x, token_major=True, turned=pairs)],
+    "rope_partial": [turn_some],
+    "rope_partial_token_major": [lambda w, x: turn_some(w, x, token_major=True)],
+    "silu": [lambda w, x: functional.silu(x), lambda w, x: torch.sigmoid(x) * x],
+    "gelu": [lambda w, x: functional.gelu(x), lambda w, x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))],
+    "gelu_tanh": [lambda w, x: functional.gelu(x, approximate="tanh"), lambda w, x: gelu_written(x)],
+    "gelu_quick": [lambda w, x: x * torch.sigmoid(1.702 * x)],
+    "relu": [lambda w, x: functional.relu(x)],
+    "relu_squared": [lambda w, x: functional.relu(x).square(), lambda w, x: torch.pow(functional.relu(x), 2)],
+    "gated_activation": [
+        lambda w, x: functional.silu(functional.linear(x, w.matrix)) * functional.linear(x, w.up),
+        lambda w, x: functional.linear(x, w.up) * functional.gelu(functional.linear(x, w.matrix)),
+    ],
+}
+IS_NOT: dict[str, list[Function]] = {
+    "linear": [lambda w, x: x @ w.matrix],
+    "rms_norm": [
+        lambda w, x: w.column * rms(x),  # the weight is one number
+        lambda w, x: w.scale * rms(x.float()).half(),  # the result is of another dtype
+        lambda w, x: w.scale * (x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6)),  # of another dimension
+        lambda w, x: w.scale * (x * torch.rsqrt(x.pow(4).mean(-1, keepdim=True) + 1e-6)),
+        lambda w, x: w.scale * (x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6)),
+    ],
+    "rms_norm_wide_scale": [lambda w, x: w.column.double() * rms(x.double())],
+    "rms_norm_offset": [lambda w, x: rms(x) * (2.0 + w.scale)],
+    "rms_norm_unscaled": [lambda w, x: x * torch.rsqrt(x.abs().mean(-1, keepdim=True))],
+    "rms_norm_builtin": [lambda w, x: functional.rms_norm(w.heads(x), (HEADS, 4), w.scale.view(HEADS, 4), 1e-6)],
+    "rms_norm_of_heads": [lambda w, x: rms(w.heads(x)) * w.scale[:4]],
+    "layer_norm": [
+        lambda w, x: functional.layer_norm(w.heads(x), (HEADS, 4), w.scale.view(HEADS, 4)),
+        lambda w, x: functional.layer_norm(x, (WIDTH,), None, w.shift),
+    ],
+    "layer_norm_unscaled": [lambda w, x: functional.layer_norm(w.heads(x), (HEADS, 4))],
+    "layer_norm_by_hand": [lambda w, x: w.column * centred(x), lambda w, x: w.scale * rms(x - x.amax(-1, True))],
+    "rope": [
+        lambda w, x: turn(w, x, turned=lambda h: torch.cat((h[..., 2:], -h[..., :2]), -1)),  # the other way round
+        lambda w, x: turn(w, x, turned=lambda h: torch.cat((-h[..., 1:], h[..., :1]), -1)),  # unequal parts
+        lambda w, x: turn(w, x, turned=torch.neg),
+    ],
+    "rope_token_major": [lambda w, x: turn(w, x, token_major=True, turned=torch.sin)],
+    "rope_interleaved": [lambda w, x: turn(w, x, turned=lambda h: pairs(-h))],
+    "rope_interleaved_token_major": [lambda w, x: turn(w, x, token_major=True, turned=lambda h: pairs(h.sin()))],
+    "rope_partial": [lambda w, x: turn_some(w, x, swapped=True)],
+    "rope_partial_token_major": [lambda w, x: turn_some(w, x, token_major=True, swapped=True)],
+    "silu": [lambda w, x: torch.sigmoid(x) * x.sin()],
+    "gelu": [lambda w, x: x * 0.5 * (1.0 + torch.erf(x / 2.0))],
+    "gelu_tanh": [lambda w, x: gelu_written(x, cubic=0.05)],
+    "gelu_quick": [lambda w, x: x * torch.sigmoid(1.7 * x)],
+    "relu": [lambda w, x: functional.relu6(x)],
+    "relu_squared": [lambda w, x: functional.relu(x).pow(3)],
+    "gated_activation": [
+        lambda w, x: functional.silu(functional.linear(x, w.matrix)) * w.scale,  # a scale, not a gate
+        lambda w, x: functional.silu(x) * 2.0,
+    ],
+}
+
+
+def cases(forms: Mapping[str, Sequence[Function]]) -> list[tuple[str, int]]:
+    return [(name, index) for name, functions in forms.items() for index in range(len(functions))]
+
+
+@pytest.mark.parametrize(("name", "index"), cases(IS))
+def test_is_rewritten_when(name: str, index: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 6, WIDTH)
+    gm = clean(trace(Weights(IS[name][index]), x))
+    wanted = gm(x)
+    assert found(gm)[name] == 1
+    gm.graph.lint()
+    gm.recompile()
+    torch.testing.assert_close(gm(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "index"), cases(IS_NOT))
+def test_is_not_rewritten_when(name: str, index: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 6, WIDTH)
+    gm = clean(trace(Weights(IS_NOT[name][index]), x))
+    wanted = gm(x)
+    assert found(gm)[name] == 0
+    gm.recompile()
+    torch.testing.assert_close(gm(x), wanted, rtol=1e-5, atol=1e-5)  # nor wrongly by another pattern
+
+
+def test_every_pattern_has_both() -> None:
+    names = {rule.name for rule in PATTERNS}
+    assert set(IS) == set(IS_NOT) == names
