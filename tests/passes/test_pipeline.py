@@ -177,7 +177,7 @@ def test_a_pass_is_a_frozen_value_without_unknown_options() -> None:
     with pytest.raises(ValidationError):
         Early(speed=3)  # type: ignore[call-arg]
     with pytest.raises(ValidationError):
-        Broken(damage=forget_type).damage = call_method  # type: ignore[misc]
+        Broken(damage=forget_type).damage = call_method
 
 
 def test_reports_are_observed_as_they_come() -> None:
