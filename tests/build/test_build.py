@@ -102,5 +102,5 @@ def test_an_artifact_refuses_what_its_build_decided(
     model_folder: Path, tmp_path: Path, option: dict[str, object]
 ) -> None:
     artifact = ad.build(str(model_folder), out=tmp_path / "out", gpu="cpu", dtype="fp32")
-    with pytest.raises(InputError, match="built|artifact"):
+    with pytest.raises(InputError, match=r"built|artifact"):
         ad.LLM(artifact.path, **option)  # type: ignore[arg-type]
