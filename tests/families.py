@@ -232,7 +232,16 @@ VARIANTS: Mapping[str, tuple[str, Options]] = {
 
 OTHERS: Mapping[str, Options] = {
     "apertus": {},
+    "dots1": {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "glm4_moe": {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2},
     "arcee": {},
+    "bert": {"is_decoder": True},
     "biogpt": {},
     "bitnet": {},
     "cohere2": {"sliding_window": 8},
@@ -252,12 +261,12 @@ OTHERS: Mapping[str, Options] = {
 """Families that nobody named, and that work."""
 
 REFUSED: Mapping[str, tuple[Options, str]] = {
-    "bert": ({"is_decoder": True}, r"BertLMHeadModel cannot be traced at `.*` \(modeling_bert.py:\d+\)"),
+    "xglm": ({}, r"XGLMForCausalLM cannot be traced at `.*` \(modeling_xglm.py:\d+\)"),
     "bloom": ({}, "BloomForCausalLM takes no position_ids"),
     "diffllama": ({}, "2 layers, of which 4 call transformers' attention registry"),
     "falcon": ({}, "'falcon' has attention classes of its own"),
     "gemma3_text": ({"use_bidirectional_attention": True}, "masks attention with .*or_masks"),
-    "mixtral": ({}, "MixtralExperts: aten.* only attention may depend on what else is in the row"),
+    "jetmoe": ({}, "JetMoeTopKGating: aten.* only attention may depend on what else is in the row"),
     "xlm-roberta": ({"is_decoder": True}, "aten.embedding.default counts positions from past those of padding"),
 }
 """What cannot be served yet, and the sentence that says so."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -93,7 +94,31 @@ def _attention(
     return out, None
 
 
+def _experts(module: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """A mixture of experts on `hidden [T, H]`, routed by `top_k_index, top_k_weights [T, k]`, as transformers calls it.
+
+    What lies between the two projections (gates of many kinds) stays the module's own code.
+    """
+    if getattr(module, "has_post_expert_norm", False):
+        raise UnsupportedError(f"{type(module).__name__} normalizes the output of each expert, which is not supported")
+    gated, biased = getattr(module, "has_gate", True), getattr(module, "has_bias", False)
+    transposed = getattr(module, "is_transposed", False)
+    name = "gate_up_proj" if gated else "up_proj"
+    up = torch.ops.autodeploy.expert_linear(
+        hidden.unsqueeze(1),
+        top_k_index,
+        getattr(module, name),
+        getattr(module, f"{name}_bias") if biased else None,
+        transposed,
+    )
+    inner = module._apply_gate(up) if gated else module.act_fn(up)
+    down_bias = module.down_proj_bias if biased else None
+    down = torch.ops.autodeploy.expert_linear(inner, top_k_index, module.down_proj, down_bias, transposed)
+    return (down * top_k_weights.unsqueeze(-1)).sum(dim=1).to(hidden.dtype)
+
+
 def register() -> None:
-    """Make `attn_implementation="autodeploy"` known to transformers; calling it again changes nothing."""
+    """Make the implementations called "autodeploy" known to transformers; calling it again changes nothing."""
+    ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _experts)
     ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, _mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,11 +44,23 @@ def trace_model(config: PretrainedConfig, dtype: torch.dtype) -> Traced:
     """
     model = build_meta_model(config, dtype)
     limit = freeze_rotary_scaling(model, config)
+    buffers = _move_buffers(model)
     program = _export(model, config)
-    module, constants = _lift_attributes(program)
+    module, constants = _lift_attributes(program, buffers)
     _check_attention_count(module, config)
     check_rows(module)
     return Traced(module, config, model, constants, limit)
+
+
+def _move_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Put buffers on meta, where the parameters and inputs are, and return the values that the model computed."""
+    values: dict[str, torch.Tensor] = {}
+    for path, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                values[f"{path}.{name}" if path else name] = buffer.detach()
+                module._buffers[name] = buffer.to("meta")
+    return values
 
 
 def _export(model: nn.Module, config: PretrainedConfig) -> ExportedProgram:
@@ -84,12 +97,14 @@ def _untraceable(model: nn.Module, config: PretrainedConfig, error: Exception) -
     return f"{type(model).__name__} cannot be traced{where}: {reason}"
 
 
-def _lift_attributes(program: ExportedProgram) -> tuple[GraphModule, dict[str, torch.Tensor]]:
+def _lift_attributes(
+    program: ExportedProgram, buffers: Mapping[str, torch.Tensor]
+) -> tuple[GraphModule, dict[str, torch.Tensor]]:
     """Replace the placeholders of parameters and buffers by `get_attr` nodes named as in the checkpoint."""
     module = program.graph_module
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     constants: dict[str, torch.Tensor] = {}
-    values = {**dict(program.named_parameters()), **dict(program.named_buffers()), **program.constants}
+    values = {**dict(program.named_parameters()), **dict(program.named_buffers()), **program.constants, **buffers}
     for node in module.graph.find_nodes(op="placeholder"):
         spec = specs[node.name]
         if spec.kind is InputKind.USER_INPUT:

@@ -33,7 +33,9 @@ def build_meta_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrained
     factory: Any = AutoModelForCausalLM
     try:
         with init_empty_weights(include_buffers=False):
-            model: PreTrainedModel = factory.from_config(config, attn_implementation=IMPLEMENTATION, dtype=dtype)
+            model: PreTrainedModel = factory.from_config(
+                config, attn_implementation=IMPLEMENTATION, experts_implementation=IMPLEMENTATION, dtype=dtype
+            )
     except KeyError as error:
         if error.args != (IMPLEMENTATION,):
             raise UnsupportedError(f"model type {config.model_type!r}: its config lacks {error}") from error

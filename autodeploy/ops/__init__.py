@@ -6,12 +6,13 @@ against it, and it runs on any device.
 
 from autodeploy.ops.activation import ACTIVATIONS, activate, gated_activation
 from autodeploy.ops.attention import attention, paged_attention
+from autodeploy.ops.experts import expert_linear
 from autodeploy.ops.linear import linear
 from autodeploy.ops.norm import layer_norm, rms_norm
 from autodeploy.ops.op import CanonicalOp, define
 from autodeploy.ops.rope import rope
 
-OPS = (linear, rms_norm, layer_norm, rope, activate, gated_activation, attention, paged_attention)
+OPS = (linear, expert_linear, rms_norm, layer_norm, rope, activate, gated_activation, attention, paged_attention)
 
 for _op in OPS:
     define(_op)
@@ -23,6 +24,7 @@ __all__ = [
     "activate",
     "attention",
     "define",
+    "expert_linear",
     "gated_activation",
     "layer_norm",
     "linear",

@@ -67,9 +67,9 @@ attention = CanonicalOp(
 )
 """Causal attention of `q [B, T, H, D]` over `k [B, T, Hk, D]`, `v [B, T, Hk, Dv]` -> `[B, T, H, Dv]`.
 
-H is a multiple of Hk. A query sees itself and the tokens before it, the last `window` of them when given (itself counted). `softcap` bounds
-the scaled scores by `softcap * tanh(score / softcap)` (Gemma 2). `sinks [H]` are scores of an invisible extra key with
-no value (gpt-oss). Scores and their softmax are in float32.
+H is a multiple of Hk. A query sees itself and the tokens before it, the last `window` of them when given (itself
+counted). `softcap` bounds the scaled scores by `softcap * tanh(score / softcap)` (Gemma 2). `sinks [H]` are scores of
+an invisible extra key with no value (gpt-oss). Scores and their softmax are in float32.
 """
 
 
@@ -113,9 +113,9 @@ paged_attention = CanonicalOp(
 
 A step flattens the new tokens of B requests into T rows: `q [T, H, D]`, `k [T, Hk, D]`, `v [T, Hk, Dv]` become
 `[T, H, Dv]`. `key_pages [P, Hk, page_size, D]` and `value_pages [P, Hk, page_size, Dv]` hold the cache and are written
-in place: row t goes to slot `slots[t]` (int64; page `slot // page_size`, offset `slot % page_size`). Rows `query_start[b]` to
-`query_start[b + 1]` (int32 `[B + 1]`) are the last tokens of request b, whose cache then holds `context_len[b]` tokens
-(int32 `[B]`) in the pages `page_table[b]` (int32 `[B, max_pages]`, in order; entries past the context are ignored).
-Masking, soft cap and sinks are as in `attention`. Rows past `query_start[B]` are padding: they write their slots, see
-nothing, and give zeros (Kwon et al., 2023).
+in place: row t goes to slot `slots[t]` (int64; page `slot // page_size`, offset `slot % page_size`). Rows
+`query_start[b]` to `query_start[b + 1]` (int32 `[B + 1]`) are the last tokens of request b, whose cache then holds
+`context_len[b]` tokens (int32 `[B]`) in the pages `page_table[b]` (int32 `[B, max_pages]`, in order; entries past the
+context are ignored). Masking, soft cap and sinks are as in `attention`. Rows past `query_start[B]` are padding: they
+write their slots, see nothing, and give zeros (Kwon et al., 2023).
 """

@@ -143,6 +143,7 @@ class Step {
         for (long i = 0; i < kVectors; ++i) {
             scores[i] = select(scores[i] == kNothing, Floats{}, exponential(scores[i] - largest_score));
             total += scores[i];
+            scores[i] = rounded<T>(scores[i]);  // as a matmul of T with the values would take them
         }
         weigh(scratch, (const float*)scores, std::max(low, start) - start, std::min(high, start + kTile) - start);
         return {largest_score, sum(total), (float*)scratch.tile_values.data()};
