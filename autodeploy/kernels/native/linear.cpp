@@ -63,8 +63,8 @@ Floats in_register(Floats v) {
     return v;
 }
 
-// Ahead in the weights, for few rows (more are bound by arithmetic); the hardware stops prefetching at each page.
-constexpr long kPrefetchBytes = 4096;
+// So many weights ahead are fetched by hand, since the hardware stops at each page: measured best for 1 to 16 rows.
+constexpr long kPrefetch = 2048;
 
 // An M x N corner of the output: M packed rows of x against N rows of the weight.
 template <class T, int M, int N>
@@ -76,7 +76,7 @@ void corner(const Floats* x, Rows<const T> weight, const T* bias, T* out, long o
         Floats w[N][R];
         for (int n = 0; n < N; ++n) {
             Line<T>::widen(weight[n] + k, w[n]);
-            if (M <= 4) __builtin_prefetch((const char*)(weight[n] + k) + kPrefetchBytes);
+            __builtin_prefetch(weight[n] + k + kPrefetch);
         }
         for (int m = 0; m < M; ++m)
             for (int r = 0; r < R; ++r) {
@@ -121,7 +121,6 @@ template <class T>
 using Strip = void (*)(const Floats*, Rows<const T>, const T*, T*, long, long, long);
 
 constexpr long kMaxRows = 8;    // in one pass over the weights
-constexpr long kManyRows = 6;   // at a time where there are more: a wider corner, and x stays in the L1 cache
 constexpr long kPanelBytes = 128 * 1024;  // of weights, kept in the L2 cache while all rows of x pass over them
 
 }  // namespace
@@ -132,7 +131,6 @@ void linear(Rows<const T> x, Rows<const T> weight, const T* bias, T* out, int th
                                                   strip<T, 5>, strip<T, 6>, strip<T, 7>, strip<T, 8>};
     const long row_bytes = std::max(1L, long(x.width * sizeof(T)));
     const long panel = std::max(12L, kPanelBytes / row_bytes / 12 * 12);  // 12: a multiple of every strip's N
-    const long step = x.count <= kMaxRows ? kMaxRows : kManyRows;
     const long lines = (x.width + kLine<T> - 1) / kLine<T>;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -140,8 +138,8 @@ void linear(Rows<const T> x, Rows<const T> weight, const T* bias, T* out, int th
         long packed_row = -1;
 #pragma omp for schedule(dynamic, 1)
         for (long first = 0; first < weight.count; first += panel) {
-            for (long m = 0; m < x.count; m += step) {
-                const long rows = std::min(step, x.count - m);
+            for (long m = 0; m < x.count; m += kMaxRows) {
+                const long rows = std::min(kMaxRows, x.count - m);
                 if (m != packed_row) pack(from(x, m), rows, packed.data());
                 packed_row = m;
                 strips[rows - 1](packed.data(), weight, bias, out + m * weight.count, weight.count, first,
