@@ -55,15 +55,19 @@ def write_checkpoint(folder: Path, gigabytes: float) -> None:
 
     layer = 4 * HIDDEN * HIDDEN + 3 * HIDDEN * INTERMEDIATE
     num_layers = round((gigabytes * 1e9 / 2 - 2 * VOCAB * HIDDEN) / layer) + 1
-    sizes = {"hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "vocab_size": VOCAB}
+    sizes: dict[str, Any] = {"hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "vocab_size": VOCAB}
     LlamaConfig(**sizes, num_hidden_layers=num_layers, num_attention_heads=16, dtype="bfloat16").save_pretrained(folder)
-    shapes = {
-        "self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (HIDDEN, HIDDEN), "self_attn.v_proj": (HIDDEN, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
-        "mlp.up_proj": (INTERMEDIATE, HIDDEN), "mlp.down_proj": (HIDDEN, INTERMEDIATE),
-        "input_layernorm": (HIDDEN,), "post_attention_layernorm": (HIDDEN,),
-    }  # fmt: skip
-    rest = {"model.embed_tokens": (VOCAB, HIDDEN), "lm_head": (VOCAB, HIDDEN), "model.norm": (HIDDEN,)}
+    shapes: dict[str, tuple[int, ...]] = {
+        **dict.fromkeys((f"self_attn.{name}_proj" for name in "qkvo"), (HIDDEN, HIDDEN)),
+        **dict.fromkeys(("mlp.gate_proj", "mlp.up_proj"), (INTERMEDIATE, HIDDEN)),
+        "mlp.down_proj": (HIDDEN, INTERMEDIATE),
+        **dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (HIDDEN,)),
+    }
+    rest: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens": (VOCAB, HIDDEN),
+        "lm_head": (VOCAB, HIDDEN),
+        "model.norm": (HIDDEN,),
+    }
     parts = [rest, *({f"model.layers.{i}.{name}": shape for name, shape in shapes.items()} for i in range(num_layers))]
     index = {}
     for number, part in enumerate(parts):
@@ -83,7 +87,7 @@ def measure(what: str, folder: str) -> None:
     from autodeploy.kernels import native
 
     native.why_unavailable()
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 32, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 32, "num_hidden_layers": 2}
     autodeploy.trace(LlamaConfig(**sizes, num_attention_heads=2))  # torch.export imports most of itself when it runs
     target = Path(folder).parent / "artifact"
     if what == "build":
