@@ -114,7 +114,8 @@ def _experts(module: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Te
     inner = module._apply_gate(up) if gated else module.act_fn(up)
     down_bias = module.down_proj_bias if biased else None
     down = torch.ops.autodeploy.expert_linear(inner, top_k_index, module.down_proj, down_bias, transposed)
-    return (down * top_k_weights.unsqueeze(-1)).sum(dim=1).to(hidden.dtype)
+    mixed: Tensor = (down * top_k_weights.unsqueeze(-1)).sum(dim=1).to(hidden.dtype)
+    return mixed
 
 
 def register() -> None:

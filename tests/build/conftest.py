@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,5 +44,6 @@ def native_cache() -> Path:
 def model_folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     folder = tmp_path / "model"
-    AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **CONFIG)).save_pretrained(folder)
+    factory: Any = AutoModelForCausalLM
+    factory.from_config(AutoConfig.for_model("llama", **CONFIG)).save_pretrained(folder)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,12 +25,13 @@ class Notes(NullProgress):
 
 
 def greedy(folder: Path, prompt: list[int], num_tokens: int) -> list[int]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = torch.tensor([prompt])
     answer = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False, pad_token_id=0
     )
-    return answer[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
+    tokens: list[int] = answer[0, len(prompt) :].tolist()
+    return tokens
 
 
 def test_an_artifact_answers_as_transformers_does(model_folder: Path, tmp_path: Path) -> None:
