@@ -13,7 +13,7 @@ def _expert_linear(
 ) -> Tensor:
     rows = x.expand(*experts.shape, x.shape[-1])
     out = x.new_empty(_fake_expert_linear(x, experts, weight, bias, transposed).shape)
-    for expert in torch.unique(experts).tolist():  # type: ignore[no-untyped-call]
+    for expert in torch.unique(experts).tolist():
         chosen = experts == expert
         matrix = weight[expert].t() if transposed else weight[expert]
         out[chosen] = torch.nn.functional.linear(rows[chosen], matrix, None if bias is None else bias[expert])
