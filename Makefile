@@ -29,7 +29,7 @@ bench: $(READY)
 	for one in $(wildcard benchmarks/*cpu*.py); do $(PYTHON) $$one || exit 1; done
 
 gpu-check: gpu-install
-	$(PYTHON) -m pytest -q -m gpu
+	$(PYTHON) -m pytest -q -m gpu tests/kernels tests/program
 
 gpu-bench: gpu-install
 	for one in $(wildcard benchmarks/*gpu*.py); do $(PYTHON) $$one || exit 1; done

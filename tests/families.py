@@ -87,8 +87,8 @@ def random_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -
 
 
 @cache
-def kernel_table() -> KernelTable:
-    return builtin_kernels("cpu")
+def kernel_table(device: str = "cpu") -> KernelTable:
+    return builtin_kernels(device)
 
 
 def default_passes(config: PretrainedConfig, **values: Any) -> list[Pass]:
@@ -97,14 +97,14 @@ def default_passes(config: PretrainedConfig, **values: Any) -> list[Pass]:
     return [one for _, one in recipe.passes]
 
 
-def context_of(traced: Traced, source: MemorySource, **options: Any) -> Context:
+def context_of(traced: Traced, source: MemorySource, device: str = "cpu", **options: Any) -> Context:
     """What the passes know of a traced model whose weights come from `source`."""
     weights = plan_weights(traced.model, source)  # type: ignore[arg-type]
     for name, tensor in traced.constants.items():
         if name not in weights:
             weights.add_constant(name, tensor)
     weights.prune(traced.graph_module)
-    return Context(traced.config, weights, torch.device("cpu"), kernels=kernel_table(), **options)
+    return Context(traced.config, weights, torch.device(device), kernels=kernel_table(device), **options)
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,16 @@ class Built:
     history: Sequence[PassReport]
 
 
-def build(config: PretrainedConfig, source: MemorySource, *, prefer: str | None = None) -> Built:
+def build(config: PretrainedConfig, source: MemorySource, *, prefer: str | None = None, device: str = "cpu") -> Built:
     """Trace, optimize and load a model."""
     traced = trace_model(config, torch.float32)
-    context = context_of(traced, source)
+    context = context_of(traced, source, device)
     passes = default_passes(config, **({} if prefer is None else {"passes.choose_kernels.prefer": prefer}))
     history = run_passes(traced.graph_module, passes, context)
     caches = cache_specs(traced.graph_module.graph)
     spec = ProgramSpec(VOCAB_SIZE, traced.max_model_len or MAX_POSITIONS, caches)
-    tensors = context.weights.read(source)
-    program = Program(traced.graph_module, tensors, kernel_table(), torch.device("cpu"), spec)
+    tensors = context.weights.read(source, device)
+    program = Program(traced.graph_module, tensors, kernel_table(device), torch.device(device), spec)
     return Built(program, traced.graph_module, context.weights, tensors, history)
 
 
@@ -136,23 +136,24 @@ def replay(program: Program, token_ids: Sequence[int], chunks: Sequence[int], pa
     cache = program.new_cache(-(-len(token_ids) // page_size), page_size)
     logits, start = [], 0
     for size in chunks:
-        logits.append(program.forward(step_of(token_ids[start : start + size], start, page_size), cache))
+        step = step_of(token_ids[start : start + size], start, page_size, program.device)
+        logits.append(program.forward(step, cache))
         start += size
     return torch.cat(logits)
 
 
-def step_of(token_ids: Sequence[int], start: int, page_size: int) -> StepInputs:
+def step_of(token_ids: Sequence[int], start: int, page_size: int, device: torch.device | str = "cpu") -> StepInputs:
     """A step of one request whose first `start` tokens are cached, in pages 0, 1, 2, …"""
     end = start + len(token_ids)
-    positions = torch.arange(start, end)
+    positions = torch.arange(start, end, device=device)
     return StepInputs(
-        input_ids=torch.tensor(token_ids),
+        input_ids=torch.tensor(token_ids, device=device),
         position_ids=positions,
-        query_start=torch.tensor([0, len(token_ids)], dtype=torch.int32),
-        context_len=torch.tensor([end], dtype=torch.int32),
-        page_table=torch.arange(-(-end // page_size), dtype=torch.int32).unsqueeze(0),
+        query_start=torch.tensor([0, len(token_ids)], dtype=torch.int32, device=device),
+        context_len=torch.tensor([end], dtype=torch.int32, device=device),
+        page_table=torch.arange(-(-end // page_size), dtype=torch.int32, device=device).unsqueeze(0),
         slots=positions,
-        logit_rows=torch.arange(len(token_ids)),
+        logit_rows=torch.arange(len(token_ids), device=device),
     )
 
 

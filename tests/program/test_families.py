@@ -13,13 +13,13 @@ QUICK = ("llama", "gemma3_text", "gpt2", "gpt_neox", "cohere", "opt")
 PROMPT = 12
 
 
-def check(config: PretrainedConfig, num_decode_steps: int) -> None:
+def check(config: PretrainedConfig, num_decode_steps: int, device: str = "cpu") -> None:
     token_ids = torch.randint(3, VOCAB_SIZE, (PROMPT + num_decode_steps,), generator=torch.manual_seed(1)).tolist()
     model = random_model(config)
     with torch.no_grad():
         wanted = model(torch.tensor([token_ids])).logits[0]
-    program = build(config, MemorySource(dict(model.state_dict()))).program
-    got = replay(program, token_ids, [PROMPT, *[1] * num_decode_steps])
+    program = build(config, MemorySource(dict(model.state_dict())), device=device).program
+    got = replay(program, token_ids, [PROMPT, *[1] * num_decode_steps]).cpu()
     assert error(got, wanted) <= 1e-5
 
 
@@ -44,3 +44,10 @@ QUICK_VARIANTS = ("rotary yarn", "heads wider than the model", "soft caps that b
 )
 def test_logits_of_a_variant(variant: str) -> None:
     check(config_of(*VARIANTS[variant]), num_decode_steps=12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("family", [*FAMILIES, "mixtral", "gpt_oss"])
+def test_logits_of_a_family_on_cuda(family: str) -> None:
+    check(config_of(family, {**FAMILIES, **OTHERS}[family]), num_decode_steps=32, device="cuda")
