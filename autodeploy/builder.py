@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +20,7 @@ from autodeploy.errors import ArtifactError
 from autodeploy.export import load_config, trace_model
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import ModelFiles, resolve
-from autodeploy.optimizer import Recipe, choose_dtype, optimize, resolve_settings
+from autodeploy.optimizer import Optimized, Recipe, choose_dtype, optimize, resolve_settings
 from autodeploy.pipeline import PassReport
 from autodeploy.plan import Decision, Plan, recipe_decisions
 from autodeploy.progress import NullProgress, Progress, stage
@@ -127,11 +128,8 @@ def build(
     if kept is not None:
         progress.note(f"{out} holds this very build already; it was checked and kept")
         return kept
-    with stage(progress, "export"):
-        traced = trace_model(job.config, job.dtype)
-    source: TensorSource
-    source = RandomSource.of(traced.model) if load_format == "random" else SafetensorsSource(job.files.folder)
-    optimized = optimize(traced, job.recipe, job.choice.gpu.name, source=source, fuel=fuel, observe=_reporter(progress))
+    optimized, source = _optimize(job, load_format, fuel, progress)
+    gc.collect()  # the traced graph is cyclic, and would take its place in memory beside the weights
     with stage(progress, "weights"):
         return artifact.save(
             out,
@@ -149,10 +147,20 @@ def build(
         )
 
 
-def _reporter(progress: Progress) -> Any:
+def _optimize(job: _Job, load_format: str, fuel: int | None, progress: Progress) -> tuple[Optimized, TensorSource]:
+    """Trace the model and run the recipe's passes; also where its weights will be read from."""
+    with stage(progress, "export"):
+        traced = trace_model(job.config, job.dtype)
+    source: TensorSource
+    source = RandomSource.of(traced.model) if load_format == "random" else SafetensorsSource(job.files.folder)
+    observe = _reporter(progress)
+    return optimize(traced, job.recipe, job.choice.gpu.name, source=source, fuel=fuel, observe=observe), source
+
+
+def _reporter(progress: Progress) -> Callable[[PassReport], None]:
     def observe(report: PassReport) -> None:
         progress.start(f"pass {report.name}")
-        progress.finish(f"pass {report.name}", f"{report.matches} matches")
+        progress.finish(f"pass {report.name}", f"{report.matches} matches, {report.seconds:.1f} s")
 
     return observe
 

@@ -105,7 +105,9 @@ def main() -> None:
     if options.measure:
         measure(*options.measure)
         return
-    result: dict[str, Any] = {"gigabytes": options.gigabytes}
+    from machine import context
+
+    result: dict[str, Any] = {**context(), "gigabytes": options.gigabytes}
     result["largest_fused_tensor_mb"] = 2 * INTERMEDIATE * HIDDEN * 2 / 2**20
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from machine import context
 from transformers import AutoModelForCausalLM
 
 import autodeploy as ad
@@ -91,16 +90,7 @@ def main() -> None:
         for batch_size in (1, 8):
             rows.append(measure(options.model, dtype, batch_size))
             print(rows[-1], flush=True)
-    result = {
-        "command": f"python benchmarks/decode_cpu.py {options.model}",
-        "machine": {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-        "versions": {
-            "torch": str(torch.__version__),
-            "transformers": transformers.__version__,
-            "autodeploy": ad.__version__,
-        },
-        "results": rows,
-    }
+    result = {**context(), "results": rows}
     if options.out:
         options.out.write_text(json.dumps(result, indent=1) + "\n")
 

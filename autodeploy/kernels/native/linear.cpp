@@ -121,7 +121,7 @@ template <class T>
 using Strip = void (*)(const Floats*, Rows<const T>, const T*, T*, long, long, long);
 
 constexpr long kMaxRows = 8;    // in one pass over the weights
-constexpr long kPanelBytes = 128 * 1024;  // of weights, kept in the L2 cache while all rows of x pass over them
+constexpr long kPanelBytes = 256 * 1024;  // of weights, kept in the L2 cache while all rows of x pass over them
 
 }  // namespace
 
