@@ -78,7 +78,7 @@ def _export(model: nn.Module, config: PretrainedConfig) -> ExportedProgram:
             return torch.export.export(model, (), arguments, dynamic_shapes=shapes, strict=False)
     except AutodeployError:
         raise
-    except Exception as error:
+    except Exception as error:  # model code and torch.export raise whatever they please; the sentence says where
         raise UnsupportedError(_untraceable(model, config, error)) from error
 
 
