@@ -69,7 +69,8 @@ attention = CanonicalOp(
 
 H is a multiple of Hk. A query sees itself and the tokens before it, the last `window` of them when given (itself
 counted). `softcap` bounds the scaled scores by `softcap * tanh(score / softcap)` (Gemma 2). `sinks [H]` are scores of
-an invisible extra key with no value (gpt-oss). Scores and their softmax are in float32.
+an invisible extra key with no value (gpt-oss). Scores and their softmax are in float32; a kernel may round its
+weights to v's dtype before they meet the values, as a matmul of that dtype does.
 """
 
 
