@@ -25,7 +25,8 @@ class Kernel:
     """One backend's implementation of a canonical operator.
 
     `run` takes the operator's arguments. `declines` takes them too, with tensors that have a shape and a dtype but no
-    data, and gives the reason why this kernel cannot serve them, or None. `dtypes` are those of the operator's result.
+    data, and gives the reason why this kernel cannot serve them, or None. `dtypes` are those of the operator's result, the
+    first where there are several.
     Among kernels that can serve a node, the highest `priority` does.
     """
 
@@ -77,7 +78,9 @@ class KernelTable:
         assert isinstance(node.target, torch._ops.OpOverload), f"{node.name} calls no canonical operator"
         args = map_arg(node.args, lambda argument: argument.meta["val"])
         kwargs = map_arg(node.kwargs, lambda argument: argument.meta["val"])
-        candidates = self.candidates(node.target, device, node.meta["val"].dtype)
+        result = node.meta["val"]
+        dtype = result[0].dtype if isinstance(result, (tuple, list)) else result.dtype
+        candidates = self.candidates(node.target, device, dtype)
         return tuple(Verdict(kernel, kernel.declines(*args, **kwargs)) for kernel in candidates)
 
     def choose(self, node: Node, device: str) -> Kernel:

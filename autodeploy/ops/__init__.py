@@ -7,12 +7,27 @@ against it, and it runs on any device.
 from autodeploy.ops.activation import ACTIVATIONS, activate, gated_activation
 from autodeploy.ops.attention import attention, paged_attention
 from autodeploy.ops.experts import expert_linear
-from autodeploy.ops.linear import linear
-from autodeploy.ops.norm import layer_norm, rms_norm
+from autodeploy.ops.linear import linear, linear_activation
+from autodeploy.ops.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from autodeploy.ops.op import CanonicalOp, define
 from autodeploy.ops.rope import rope
+from autodeploy.ops.soft_cap import soft_cap
 
-OPS = (linear, expert_linear, rms_norm, layer_norm, rope, activate, gated_activation, attention, paged_attention)
+OPS = (
+    linear,
+    linear_activation,
+    expert_linear,
+    rms_norm,
+    layer_norm,
+    add_rms_norm,
+    add_layer_norm,
+    rope,
+    activate,
+    gated_activation,
+    soft_cap,
+    attention,
+    paged_attention,
+)
 
 for _op in OPS:
     define(_op)
@@ -22,13 +37,17 @@ __all__ = [
     "OPS",
     "CanonicalOp",
     "activate",
+    "add_layer_norm",
+    "add_rms_norm",
     "attention",
     "define",
     "expert_linear",
     "gated_activation",
     "layer_norm",
     "linear",
+    "linear_activation",
     "paged_attention",
     "rms_norm",
     "rope",
+    "soft_cap",
 ]
