@@ -129,6 +129,7 @@ def build(
         progress.note(f"{out} holds this very build already; it was checked and kept")
         return kept
     optimized, source = _optimize(job, load_format, fuel, progress)
+    assert optimized.spec is not None, "a model of transformers has a spec"
     gc.collect()  # the traced graph is cyclic, and would take its place in memory beside the weights
     with stage(progress, "weights"):
         return artifact.save(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.fx import GraphModule
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from autodeploy.errors import InputError, nearest
-from autodeploy.export import Traced, load_config, trace_model
+from autodeploy.export import Traced, load_config, trace_model, trace_module
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import resolve
 from autodeploy.kernels import KernelTable, builtin_kernels
-from autodeploy.pipeline import Context, Pass, PassReport, run_passes
+from autodeploy.pipeline import Context, Pass, PassReport, Stage, run_passes
 from autodeploy.plugin import discover
 from autodeploy.program import ProgramSpec, cache_specs
 from autodeploy.recipe import Target, find_recipes
@@ -40,7 +41,8 @@ class Optimized:
     weights: WeightPlan
     history: tuple[PassReport, ...]
     recipe: Recipe
-    spec: ProgramSpec
+    spec: ProgramSpec | None
+    """What the runtime must know; None for a module that is no causal language model."""
 
 
 def choose_dtype(name: str, gpu: GpuChoice, config: PretrainedConfig) -> tuple[torch.dtype, str]:
@@ -77,11 +79,19 @@ def resolve_settings(
     )
 
 
-def trace(model: str | PretrainedConfig, *, dtype: str = "fp32") -> Traced:
-    """Trace a model of the Hub, a folder, a GGUF or a config, without its weights.
+def trace(
+    model: str | PretrainedConfig | nn.Module,
+    *inputs: Tensor,
+    dtype: str = "fp32",
+    dynamic: Sequence[Mapping[int, str]] | None = None,
+) -> Traced:
+    """Trace a model of the Hub, a folder, a GGUF or a config, without its weights; or a module, called with `inputs`.
 
-    Raises ModelError when the reference leads nowhere, and UnsupportedError when the model cannot be traced.
+    `dtype` is for the former, `dynamic` for the latter, as `autodeploy.export.trace_module` takes it. Raises ModelError
+    when the reference leads nowhere, and UnsupportedError when the model cannot be traced.
     """
+    if isinstance(model, nn.Module):
+        return trace_module(model, *inputs, dynamic=dynamic)
     config = model if isinstance(model, PretrainedConfig) else load_config(resolve(model, weights=False).folder)
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r}: not a choice; {nearest(dtype, DTYPES)}")
@@ -108,14 +118,19 @@ def optimize(
     if isinstance(recipe, str):
         recipe = resolve_settings(traced.config, choice, recipe=recipe, workload=workload, values=set)
     graph_module = _copy(traced.graph_module)
-    weights = plan_weights(traced.model, source or RandomSource.of(traced.model))  # type: ignore[arg-type]
+    weights = WeightPlan()
+    if isinstance(traced.model, PreTrainedModel):
+        weights = plan_weights(traced.model, source or RandomSource.of(traced.model))
     for name, tensor in traced.constants.items():
         if name not in weights:
             weights.add_constant(name, tensor)
     weights.prune(graph_module)
     device = torch.device("cpu" if choice.gpu.is_cpu else "cuda")
     context = Context(traced.config, weights, device, fuel, kernels=kernel_table(device))
-    history = run_passes(graph_module, [one for _, one in recipe.passes], context, observe)
+    passes = [one for _, one in recipe.passes]
+    if not isinstance(traced.model, PreTrainedModel):  # a module on its own is called, not served: it has no cache
+        passes = [one for one in passes if one.stage is not Stage.CACHE]
+    history = run_passes(graph_module, passes, context, observe)
     spec = _spec(traced, graph_module)
     return Optimized(graph_module, weights, tuple(history), recipe, spec)
 
@@ -132,7 +147,9 @@ def _copy(graph_module: GraphModule) -> GraphModule:
     return GraphModule(graph_module, graph)
 
 
-def _spec(traced: Traced, graph_module: GraphModule) -> ProgramSpec:
+def _spec(traced: Traced, graph_module: GraphModule) -> ProgramSpec | None:
+    if not isinstance(traced.model, PreTrainedModel):
+        return None
     text = traced.config.get_text_config()
     limits = [limit for limit in (_max_positions(text), traced.max_model_len) if limit]
     return ProgramSpec(int(text.vocab_size), min(limits), cache_specs(graph_module.graph))

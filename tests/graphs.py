@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 from torch.fx import GraphModule
 
-import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
+from autodeploy.export import trace_module
 from autodeploy.graph.attributes import set_attribute
 from autodeploy.passes.clean_graph import CleanGraph
 from autodeploy.pipeline import Context
@@ -17,26 +14,11 @@ from autodeploy.weights import WeightPlan
 
 
 def trace(module: nn.Module, *inputs: Tensor, tokens: int = 1) -> GraphModule:
-    """`module` as a graph that returns its only result; dimension `tokens` of every input is dynamic."""
-    shapes = tuple({tokens: Dim("T", min=1, max=1 << 20)} for _ in inputs)
-    program = torch.export.export(module.eval(), inputs, dynamic_shapes=shapes)
-    graph_module: GraphModule = program.graph_module
-    names = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.target is not None}
-    values: dict[str, Any] = {**dict(program.named_parameters()), **dict(program.named_buffers()), **program.constants}
-    for node in graph_module.graph.find_nodes(op="placeholder"):
-        if node.name in names:
-            target = names[node.name]
-            set_attribute(graph_module, target, values[target].detach())
-            with graph_module.graph.inserting_before(node):
-                attribute = graph_module.graph.get_attr(target)
-            attribute.meta = dict(node.meta)
-            node.replace_all_uses_with(attribute)
-            graph_module.graph.erase_node(node)
-    output = graph_module.graph.output_node()
-    output.args = (output.all_input_nodes[0],)
-    graph_module.graph._codegen = torch.fx.graph.CodeGen()
-    graph_module.recompile()
-    return graph_module
+    """`module` as a graph that holds its weights; dimension `tokens` of every input is dynamic."""
+    traced = trace_module(module, *inputs, dynamic=[{tokens: "T"} for _ in inputs])
+    for name, tensor in traced.constants.items():
+        set_attribute(traced.graph_module, name, tensor)
+    return traced.graph_module
 
 
 def clean(graph_module: GraphModule) -> GraphModule:

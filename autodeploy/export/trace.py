@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from transformers import PretrainedConfig
 
 from autodeploy.errors import AutodeployError, UnsupportedError
+from autodeploy.export.lift import lift_attributes
 from autodeploy.export.rows import check_rows
 from autodeploy.export.transformers_model import build_meta_model, freeze_rotary_scaling
-from autodeploy.graph.attributes import set_attribute
 from autodeploy.graph.nodes import calls_of
 
-_MAX_TOKENS = 1 << 24  # an upper bound of the dynamic dimension, which torch.export asks for; nothing is sized by it
+MAX_TOKENS = 1 << 24
+"""An upper bound of a dynamic dimension, which torch.export asks for; nothing is sized by it."""
+
 _EXAMPLE_TOKENS = 8
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A model as a graph: `input_ids, position_ids [1, T]` int64 -> logits `[1, T, vocabulary]`."""
+    """A model as a graph: `input_ids, position_ids [1, T]` int64 -> logits `[1, T, vocabulary]`.
+
+    A module of a user's has the inputs it was traced with, and an empty config.
+    """
 
     graph_module: GraphModule
     config: PretrainedConfig
@@ -46,7 +49,7 @@ def trace_model(config: PretrainedConfig, dtype: torch.dtype) -> Traced:
     limit = freeze_rotary_scaling(model, config)
     buffers = _move_buffers(model)
     program = _export(model, config)
-    module, constants = _lift_attributes(program, buffers)
+    module, constants = lift_attributes(program, buffers)
     _check_attention_count(module, config)
     check_rows(module)
     return Traced(module, config, model, constants, limit)
@@ -70,7 +73,7 @@ def _export(model: nn.Module, config: PretrainedConfig) -> ExportedProgram:
         )
     tokens = torch.zeros(1, _EXAMPLE_TOKENS, dtype=torch.long, device="meta")
     positions = torch.arange(_EXAMPLE_TOKENS, device="meta").unsqueeze(0)
-    length = Dim("T", min=1, max=_MAX_TOKENS)
+    length = Dim("T", min=1, max=MAX_TOKENS)
     arguments = {"input_ids": tokens, "position_ids": positions}
     shapes = {"input_ids": {1: length}, "position_ids": {1: length}}
     try:
@@ -95,46 +98,6 @@ def _untraceable(model: nn.Module, config: PretrainedConfig, error: Exception) -
     if reason.startswith("Constraints violated"):
         reason = "its code allows only some numbers of tokens"
     return f"{type(model).__name__} cannot be traced{where}: {reason}"
-
-
-def _lift_attributes(
-    program: ExportedProgram, buffers: Mapping[str, torch.Tensor]
-) -> tuple[GraphModule, dict[str, torch.Tensor]]:
-    """Replace the placeholders of parameters and buffers by `get_attr` nodes named as in the checkpoint."""
-    module = program.graph_module
-    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    constants: dict[str, torch.Tensor] = {}
-    values = {**dict(program.named_parameters()), **dict(program.named_buffers()), **program.constants, **buffers}
-    for node in module.graph.find_nodes(op="placeholder"):
-        spec = specs[node.name]
-        if spec.kind is InputKind.USER_INPUT:
-            continue
-        assert spec.target is not None
-        value = values[spec.target]
-        if _is_constant(spec, value):
-            constants[spec.target] = value.detach()
-        set_attribute(module, spec.target, value.detach().to("meta"))
-        with module.graph.inserting_before(node):
-            attribute = module.graph.get_attr(spec.target)
-        attribute.meta = dict(node.meta)
-        node.replace_all_uses_with(attribute)
-        module.graph.erase_node(node)
-    _return_logits(module)
-    module.recompile()
-    return module, constants
-
-
-def _is_constant(spec: InputSpec, value: torch.Tensor) -> bool:
-    """Whether the tensor is computed by the model's code, and so in no checkpoint: its value is real."""
-    return spec.kind is not InputKind.PARAMETER and value.device.type != "meta"
-
-
-def _return_logits(module: GraphModule) -> None:
-    """Make the graph return the logits alone: they are the first output of every causal model."""
-    output: Node = module.graph.output_node()
-    output.args = (output.args[0][0],)  # type: ignore[index]
-    module.graph._codegen = torch.fx.graph.CodeGen()  # without export's wrapping in dictionaries
-    module.graph.eliminate_dead_code()
 
 
 def _check_attention_count(module: GraphModule, config: PretrainedConfig) -> None:

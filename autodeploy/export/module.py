@@ -1,0 +1,36 @@
+"""`torch.export` of any module: what a user wrote, with the weights it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from transformers import PretrainedConfig
+
+from autodeploy.errors import UnsupportedError
+from autodeploy.export.lift import lift_attributes
+from autodeploy.export.trace import MAX_TOKENS, Traced
+
+
+def trace_module(module: nn.Module, *inputs: Tensor, dynamic: Sequence[Mapping[int, str]] | None = None) -> Traced:
+    """Trace `module` called with `inputs`; its first result becomes that of the graph.
+
+    `dynamic` names for each input the dimensions that may have any size, such as `[{1: "T"}]`; equal names are equal
+    sizes. Without it every size is fixed. The module's parameters and buffers become constants of the trace, so that
+    the graph can be optimized and run without a checkpoint. Raises UnsupportedError when torch.export cannot trace it.
+    """
+    named = [dict(one) for one in dynamic] if dynamic is not None else [{} for _ in inputs]
+    sizes = {name: Dim(name, min=1, max=MAX_TOKENS) for one in named for name in one.values()}
+    shapes = tuple({dim: sizes[name] for dim, name in one.items()} for one in named)
+    module.train(False)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # the user's code and torch.export raise whatever they please
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UnsupportedError(f"{type(module).__name__} cannot be traced: {reason}") from error
+    graph_module, constants = lift_attributes(program)
+    parameters = {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=False)}
+    return Traced(graph_module, PretrainedConfig(), module, {**parameters, **constants})
