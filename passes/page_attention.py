@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch.fx import GraphModule, Node
 
+from autodeploy.errors import UnsupportedError
 from autodeploy.graph.inputs import add_placeholder
-from autodeploy.graph.nodes import arguments, calls_of, insert_call, value
+from autodeploy.graph.nodes import arguments, calls_of, insert_call, module_of, value
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite.apply import erase_unused
 
@@ -27,6 +28,8 @@ class PageAttention(Pass):
     def run(self, gm: GraphModule, ctx: Context) -> int:
         """Replace all attentions or, when the fuel does not last, none: the graph's inputs must be complete."""
         attentions = calls_of(gm.graph, ops.attention.default)
+        for attention in attentions:
+            _check(attention)
         if not all(ctx.spend() for _ in attentions):
             return 0
         step = [
@@ -40,12 +43,20 @@ class PageAttention(Pass):
         return len(attentions)
 
 
+def _check(attention: Node) -> None:
+    """Raise UnsupportedError for attention whose result would change when tokens follow, or that no cache holds."""
+    named = arguments(attention)
+    if not named["causal"] or named["bias"] is not None:
+        what = "sees later tokens" if not named["causal"] else "has a mask or bias that is not named"
+        raise UnsupportedError(f"{module_of(attention)}: {attention.name} {what}; only causal attention can be paged")
+
+
 def _page(gm: GraphModule, attention: Node, layer: int, step: list[Node]) -> None:
     named = arguments(attention)
     pages = [_pages(gm, f"{kind}_pages_{layer}", named[kind[0]]) for kind in ("key", "value")]
     with gm.graph.inserting_before(attention):
         rows = [insert_call(gm.graph, aten.select.int, (named[name], 0, 0)) for name in "qkv"]
-        options = [named[name] for name in ("scale", "window", "softcap", "sinks")]
+        options = [named[name] for name in ("scale", "window", "softcap", "sinks", "alibi_slopes")]
         paged = insert_call(gm.graph, ops.paged_attention.default, (*rows, *pages, *step, *options))
         out = insert_call(gm.graph, aten.unsqueeze.default, (paged, 0))
     attention.replace_all_uses_with(out)

@@ -16,7 +16,7 @@ from torch import SymInt, Tensor
 from torch.fx import GraphModule, Node
 
 from autodeploy.errors import UnsupportedError
-from autodeploy.graph.nodes import arguments, is_call
+from autodeploy.graph.nodes import arguments, is_call, module_of
 
 aten = torch.ops.aten
 
@@ -53,12 +53,6 @@ def _offsets_positions(node: Node) -> str | None:
         index = index.args[0]
     is_position = isinstance(index, Node) and index.target == "position_ids"
     return "counts positions from past those of padding" if is_position else None
-
-
-def module_of(node: Node) -> str:
-    """The class of the module whose code made `node`."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return str(stack[-1][1]).rpartition(".")[2] if stack else "the model"
 
 
 def _mixes_tokens(node: Node) -> str | None:

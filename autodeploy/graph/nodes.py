@@ -21,6 +21,12 @@ def value(node: Node) -> Tensor:
     return result
 
 
+def module_of(node: Node) -> str:
+    """The class of the module whose code made `node`."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return str(stack[-1][1]).rpartition(".")[2] if stack else "the model"
+
+
 def calls_of(graph: Graph, *targets: Target) -> list[Node]:
     """The nodes that call one of `targets`, in graph order."""
     return [node for node in graph.nodes if node.op == "call_function" and node.target in targets]

@@ -115,4 +115,6 @@ def make_step(
     )
     if options.pop("sinks", False):
         options["sinks"] = draw(shape.heads)
+    if options.pop("alibi", False):
+        options["alibi_slopes"] = torch.rand(shape.heads, generator=random)
     return Step(tensors, {"scale": shape.key_width**-0.5, **options})

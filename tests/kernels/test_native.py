@@ -137,13 +137,13 @@ def test_paged_attention(group: int, width: int, dtype: torch.dtype) -> None:
     assert torch.equal(value_pages.float().nan_to_num(), expected_values.nan_to_num())
 
 
-OPTIONS = list(itertools.product([None, 1, 17, 64, 100], [None, 5.0], [False, True]))
+OPTIONS = list(itertools.product([None, 1, 17, 64, 100], [None, 5.0], [False, True], [False, True]))
 
 
-@pytest.mark.parametrize(("window", "softcap", "sinks"), OPTIONS)
-def test_paged_attention_masks(window: int | None, softcap: float | None, sinks: bool) -> None:
+@pytest.mark.parametrize(("window", "softcap", "sinks", "alibi"), OPTIONS)
+def test_paged_attention_masks(window: int | None, softcap: float | None, sinks: bool, alibi: bool) -> None:
     shape = Shape(heads=4, kv_heads=2, key_width=32, value_width=48, page_size=5)
-    step = make_step(shape, MIXED, torch.float32, window=window, softcap=softcap, sinks=sinks)
+    step = make_step(shape, MIXED, torch.float32, window=window, softcap=softcap, sinks=sinks, alibi=alibi)
     assert error(step.call(NATIVE.paged_attention)[0], step.expected()[0]) <= 2e-5
 
 

@@ -101,5 +101,8 @@ def _one_cache_dtype(
     window: int | None = None,
     softcap: float | None = None,
     sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
 ) -> str | None:
+    if alibi_slopes is not None and alibi_slopes.dtype != torch.float32:
+        return "the slopes of ALiBi are not float32"
     return _one_dtype(q, k, v, key_pages, value_pages, sinks)

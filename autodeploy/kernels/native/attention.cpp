@@ -121,6 +121,7 @@ class Step {
     // The softmax of one (row, head) over the visible keys of the loaded tile; not inlined for merge's reason.
     __attribute__((noinline)) Partial attend(Scratch& scratch, long row, long head, long start, long low,
                                              long high) const {
+        const int32_t at = int32_t(high - 1);  // the row's own position
         const T* q = s.q + row * s.q_stride + head * s.key_width;
         for (long d = 0; d < s.key_width; d += kLanes)
             scratch.query[d / kLanes] = load(q + d, s.key_width - d);
@@ -135,6 +136,7 @@ class Step {
             scores[i] *= s.scale;
             if (s.softcap > 0) scores[i] = s.softcap * tangent(scores[i] / s.softcap);
             const Ints key = lane + int32_t(start + i * kLanes);
+            if (s.alibi_slopes) scores[i] += s.alibi_slopes[head] * __builtin_convertvector(key - at, Floats);
             scores[i] = select((key >= int32_t(low)) & (key < int32_t(high)), scores[i], splat(kNothing));
             top = maximum(top, scores[i]);
         }

@@ -164,7 +164,7 @@ Tensor dense_rows(const Tensor& x) {
 Tensor paged_attention(const Tensor& q_, const Tensor& k_, const Tensor& v_, const Tensor& key_pages,
                        const Tensor& value_pages, const Tensor& query_start, const Tensor& context_len,
                        const Tensor& page_table, const Tensor& slots, double scale, std::optional<int64_t> window,
-                       std::optional<double> softcap, OptionalTensor sinks) {
+                       std::optional<double> softcap, OptionalTensor sinks, OptionalTensor alibi_slopes) {
     TORCH_CHECK(key_pages.is_contiguous() && value_pages.is_contiguous() && query_start.is_contiguous() &&
                     context_len.is_contiguous() && page_table.is_contiguous() && slots.is_contiguous(),
                 "autodeploy_native::paged_attention: the cache and the batch's tables must be contiguous");
@@ -176,7 +176,7 @@ Tensor paged_attention(const Tensor& q_, const Tensor& k_, const Tensor& v_, con
             pointer<T>(q), pointer<T>(k), pointer<T>(v), q.stride(0), k.stride(0), v.stride(0),
             pointer<T>(key_pages), pointer<T>(value_pages), query_start.data_ptr<int32_t>(),
             context_len.data_ptr<int32_t>(), page_table.data_ptr<int32_t>(), slots.data_ptr<int64_t>(),
-            pointer<T>(out), dense<T>(sinks), q.size(0), context_len.size(0), q.size(1), k.size(1), q.size(2),
+            pointer<T>(out), dense<T>(sinks), dense<float>(alibi_slopes), q.size(0), context_len.size(0), q.size(1), k.size(1), q.size(2),
             v.size(2), key_pages.size(2), page_table.size(1), float(scale), float(softcap.value_or(0.0)),
             window.value_or(0)};
         autodeploy::paged_attention<T>(step, at::get_num_threads());

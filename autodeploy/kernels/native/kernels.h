@@ -43,6 +43,7 @@ struct Attention {
     const int64_t* slots;
     T* out;                          // [T, H, Dv], contiguous
     const T* sinks;                  // [H] or null
+    const float* alibi_slopes;       // [H] or null
     long tokens, requests, heads, kv_heads, key_width, value_width, page_size, max_pages;
     float scale, softcap;            // softcap 0: none
     long window;                     // 0: none
