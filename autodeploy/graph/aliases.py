@@ -1,0 +1,75 @@
+"""Which results share memory, and which memory a call writes: what no rewrite may move a read across."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+
+import torch
+from torch.fx import Graph, Node
+
+from autodeploy.graph.nodes import value
+
+aten = torch.ops.aten
+
+# Operators that may return their input, or a view of it, though their schemas do not say so.
+_MAY_RETURN_INPUT = frozenset(
+    {
+        aten.dropout.default,
+        aten.feature_dropout.default,
+        aten.type_as.default,
+        aten.einsum.default,
+        aten.sum_to_size.default,
+        aten.broadcast_tensors.default,
+        aten.meshgrid.default,
+        aten.meshgrid.indexing,
+        aten.atleast_1d.default,
+        aten.atleast_2d.default,
+        aten.atleast_3d.default,
+    }
+)
+_CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.type_as.default, aten.contiguous.default)
+
+
+def writes(node: Node) -> list[Node]:
+    """The arguments whose memory a call writes."""
+    return list(_arguments(node, write=True))
+
+
+def written(graph: Graph) -> frozenset[Node]:
+    """Every node whose memory some call of the graph writes, through whichever alias. Linear in the graph."""
+    found: set[Node] = set()
+    pending = [argument for node in graph.nodes for argument in writes(node)]
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending.extend(aliased(node))
+            pending.extend(user for user in node.users if node in aliased(user))
+    return frozenset(found)
+
+
+def aliased(node: Node) -> list[Node]:
+    """The arguments that the result of a call may share memory with."""
+    if node.op != "call_function":
+        return []
+    if node.target is operator.getitem or node.target in _MAY_RETURN_INPUT:
+        return [] if _converts(node) else node.all_input_nodes
+    return [] if _converts(node) else list(_arguments(node, write=None))
+
+
+def _converts(node: Node) -> bool:
+    """Whether a cast makes a copy for sure: its result is of another dtype."""
+    source = node.args[0] if node.args else None
+    return node.target in _CASTS and isinstance(source, Node) and value(source).dtype != value(node).dtype
+
+
+def _arguments(node: Node, write: bool | None) -> Iterator[Node]:
+    """The arguments that the schema marks as aliases; with `write`, only those that are written."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return
+    for position, parameter in enumerate(node.target._schema.arguments):
+        if parameter.alias_info is None or (write and not parameter.alias_info.is_write):
+            continue
+        given = node.args[position] if position < len(node.args) else node.kwargs.get(parameter.name)
+        yield from (one for one in (given if isinstance(given, (list, tuple)) else [given]) if isinstance(one, Node))
