@@ -1,0 +1,46 @@
+"""The test kit for patterns, passes and plugins.
+
+Imported in pieces: pytest loads the plugin of this package wherever it is installed, which must not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autodeploy.testing.mutation import Mutant, mutants, surviving_mutants
+    from autodeploy.testing.patterns import check_pattern, relative_error
+    from autodeploy.testing.samples import Sampler, sample_inputs, sample_tokens
+
+_HOMES = {
+    "Mutant": "mutation",
+    "Sampler": "samples",
+    "check_pattern": "patterns",
+    "mutants": "mutation",
+    "relative_error": "patterns",
+    "sample_inputs": "samples",
+    "sample_tokens": "samples",
+    "surviving_mutants": "mutation",
+}
+
+__all__ = [
+    "Mutant",
+    "Sampler",
+    "check_pattern",
+    "mutants",
+    "relative_error",
+    "sample_inputs",
+    "sample_tokens",
+    "surviving_mutants",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autodeploy.testing' has no attribute {name!r}")
+    return getattr(import_module(f"autodeploy.testing.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
