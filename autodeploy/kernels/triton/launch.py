@@ -1,0 +1,56 @@
+"""Overlapping launches: a kernel starts while the one before it drains (programmatic dependent launch, CUDA 12).
+
+Every kernel that is launched with `launch_pdl` calls `await_inputs` in every program before it reads what another
+kernel wrote, and before it writes or returns: then "this kernel is done" says that all kernels before it are.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@cache
+def overlaps(device: torch.device) -> bool:
+    """Whether the device can overlap launches: from compute capability 9.0 on."""
+    return device.type == "cuda" and not INTERPRETED and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+@cache
+def overlap(device: torch.device) -> dict[str, bool]:
+    """The launch options and compile-time flag of a kernel that takes `overlapped`."""
+    return {"overlapped": True, "launch_pdl": True} if overlaps(device) else {"overlapped": False}
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """How many programs can run truly side by side; a token number in the interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
+@triton.jit
+def await_inputs(overlapped: tl.constexpr) -> None:
+    """Let the next kernel start as soon as there is room; wait until the kernels before this one are done."""
+    if overlapped:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def prefetch(pointers, overlapped: tl.constexpr) -> None:
+    """Ask for the cache lines of `pointers`, which no kernel writes, before `await_inputs`."""
+    if overlapped:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
+            "=r,l",
+            [pointers.to(tl.int64)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )

@@ -1,0 +1,50 @@
+"""Skinny matmuls: every candidate, at shapes that its blocks divide and at shapes that they do not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.kernels.device import DEVICE, DTYPES, INTERPRETED, close, device_test, draw
+
+linear = pytest.importorskip("autodeploy.kernels.triton.linear")
+
+SHAPES = [(64, 512), (48, 300)] if INTERPRETED else [(6144, 4096), (4096, 14336), (1000, 1100)]
+
+
+@device_test
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+@pytest.mark.parametrize("m", [1, 2, 7, 17, 64])
+def test_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
+    x, weight, bias = draw(m, 2 * k, dtype=dtype)[:, k:], draw(n, k, dtype=dtype), draw(n, dtype=dtype)
+    expected = x.double() @ weight.double().T
+    for config in linear.candidates(m, n, k, dtype):
+        close(linear.run(x, weight, None, config), expected)
+        close(linear.run(x, weight, bias, config), expected + bias.double())
+
+
+@device_test
+@pytest.mark.parametrize("m", [1, 5])
+@pytest.mark.parametrize("split", [2, 3, 7])
+def test_split_rows(m: int, split: int) -> None:
+    """Shares of a row that are unequal, and some that are empty."""
+    x, weight, bias = (draw(*size, dtype=torch.float32) for size in ((m, 96), (33, 96), (33,)))
+    out = linear.run(x, weight, bias, linear.SkinnyConfig(16, 32, split_k=split))
+    close(out, x.double() @ weight.double().T + bias.double())
+
+
+@device_test
+def test_leading_dimensions() -> None:
+    x, weight = draw(2, 3, 64, dtype=torch.float32), draw(20, 64, dtype=torch.float32)
+    close(linear.linear(x, weight), torch.nn.functional.linear(x, weight))
+    close(linear.linear(x[0, 0], weight), torch.nn.functional.linear(x[0, 0], weight))
+
+
+@device_test
+def test_many_rows_are_for_pytorch() -> None:
+    assert linear.candidates(65, 64, 64, torch.float32) == ()
+    x, weight = draw(65, 64, dtype=torch.float32), torch.eye(64, device=DEVICE)
+    assert torch.equal(linear.linear(x, weight), x)
+    with pytest.raises(ValueError, match="65 rows are more than the 64"):
+        linear.run(x, weight, None, linear.SkinnyConfig(16, 32))
