@@ -25,9 +25,8 @@ class Kernel:
     """One backend's implementation of a canonical operator.
 
     `run` takes the operator's arguments. `declines` takes them too, with tensors that have a shape and a dtype but no
-    data, and gives the reason why this kernel cannot serve them, or None. `dtypes` are those of the operator's result, the
-    first where there are several.
-    Among kernels that can serve a node, the highest `priority` does.
+    data, and gives the reason why this kernel cannot serve them, or None. `dtypes` are those of the operator's result,
+    or of its first. Among kernels that can serve a node, the highest `priority` does.
     """
 
     op: CanonicalOp
@@ -53,17 +52,21 @@ class Verdict:
 
 
 class KernelTable:
-    """The kernels at hand, in the order in which they are preferred. Immutable: adding gives a new table."""
+    """The kernels at hand, in the order in which they are preferred. Immutable: adding gives a new table.
 
-    def __init__(self, kernels: Iterable[Kernel]) -> None:
+    `notes` say what is not at hand, and why.
+    """
+
+    def __init__(self, kernels: Iterable[Kernel], notes: Iterable[str] = ()) -> None:
         self._kernels = tuple(sorted(kernels, key=lambda kernel: -kernel.priority))
+        self.notes = tuple(notes)
 
     def __iter__(self) -> Iterator[Kernel]:
         return iter(self._kernels)
 
     def __add__(self, kernels: Iterable[Kernel]) -> KernelTable:
         """This table and more kernels, such as a plugin's."""
-        return KernelTable((*self._kernels, *kernels))
+        return KernelTable((*self._kernels, *kernels), self.notes)
 
     def candidates(self, op: torch._ops.OpOverload, device: str, dtype: torch.dtype) -> tuple[Kernel, ...]:
         """The kernels for `op` on a device ("cpu", "cuda") and a dtype, best first. The torch reference is the last."""
