@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from autodeploy.errors import RecipeError, RequestError
 from autodeploy.runtime.batch import Batch
 from autodeploy.runtime.completion import Completion, Generation
+from autodeploy.runtime.graphs import decode_buckets
 from autodeploy.runtime.memory import resolve_num_pages
 from autodeploy.runtime.model import Model
 from autodeploy.runtime.outputs import PromptLogprobs, RequestOutput
 from autodeploy.runtime.prompts import Prompt, check_token_ids, read_prompt
 from autodeploy.runtime.request import Request
-from autodeploy.runtime.runner import Runner, StepResult
+from autodeploy.runtime.runner import Launched, Runner, StepResult
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.scheduler import Scheduler
 from autodeploy.runtime.settings import RuntimeSettings
@@ -57,7 +58,17 @@ class Engine:
         self.tokenizer = tokenizer
         self.settings = settings
         self.scheduler = Scheduler(settings, num_pages, max_model_len)
-        self._runner = Runner(model, num_pages, settings.page_size, settings.max_batch_size, self.scheduler.max_len)
+        on_gpu = model.device.type == "cuda"
+        self._runner = Runner(
+            model,
+            num_pages,
+            settings.page_size,
+            settings.max_batch_size,
+            self.scheduler.max_len,
+            decode_buckets(settings.max_batch_size) if on_gpu and settings.cuda_graphs else (),
+        )
+        self._overlaps = on_gpu if settings.overlap is None else settings.overlap
+        self._under_way: Launched | None = None
         self._vocab_size = model.vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
         self._generations: dict[str, Generation] = {}
@@ -72,7 +83,7 @@ class Engine:
     @property
     def has_unfinished(self) -> bool:
         """Whether there is anything to step for."""
-        return self.scheduler.has_unfinished
+        return self._under_way is not None or self.scheduler.has_unfinished
 
     def stats(self) -> EngineStats:
         """The numbers behind `/metrics`."""
@@ -137,26 +148,54 @@ class Engine:
         return generation.report(open_ones if generation.stream else generation.completions)
 
     def step(self) -> list[RequestOutput]:
-        """Advance the requests whose turn it is; their outputs."""
-        if not self.has_unfinished:
-            return []
-        batch = self.scheduler.schedule()
-        result = self._runner.run(batch)
-        self.scheduler.settle(batch, result.token_ids)
-        self._num_steps += 1
-        self._num_generated_tokens += len(result.token_ids)
-        return self._report(batch, result)
+        """Advance the requests whose turn it is; their outputs.
 
-    def _report(self, batch: Batch, result: StepResult) -> list[RequestOutput]:
+        On a device that computes by itself, this starts a step and gives the outputs of the one before it, which ran
+        while this one was prepared.
+        """
+        outputs: list[RequestOutput] = []
+        if self._under_way is not None and any(request.needs_known_tokens for request in self.scheduler.running):
+            outputs = self._settle()
+        launched = self._launch()
+        if self._under_way is not None:
+            outputs += self._settle()
+        self._under_way = launched
+        if launched is not None and not self._overlaps:
+            outputs += self._settle()
+        return outputs
+
+    def _launch(self) -> Launched | None:
+        """Start the next step; None when nobody has a token to compute."""
+        batch = self.scheduler.schedule()
+        if not batch.items:
+            return None
+        launched = self._runner.launch(batch)
+        self.scheduler.expect(batch)
+        self._num_steps += 1
+        return launched
+
+    def _settle(self) -> list[RequestOutput]:
+        """Wait for the step under way; the outputs of the requests that it moved."""
+        assert self._under_way is not None
+        batch, result = self._under_way.batch, self._under_way.collect()
+        self._under_way = None
+        taken = self.scheduler.settle(batch, result.token_ids)
+        self._num_generated_tokens += len(taken)
+        return self._report(batch, result, taken)
+
+    def _report(self, batch: Batch, result: StepResult, taken: Sequence[int]) -> list[RequestOutput]:
         for i, rows in result.prompt_logprobs.items():
             item = batch.items[i]
-            tokenizer = self.tokenizer if item.request.params.detokenize else None
-            self._generations[item.request.parent_id].take_prompt(item.first + 1, rows, tokenizer)
+            generation = self._generations.get(item.request.parent_id)
+            if generation is not None:
+                tokenizer = self.tokenizer if item.request.params.detokenize else None
+                generation.take_prompt(item.first + 1, rows, tokenizer)
         moved: dict[str, list[Completion]] = {}
-        for item, logprobs in zip(batch.sampling, result.logprobs, strict=True):
-            request = item.request
+        sampling = batch.sampling
+        for i in taken:
+            request = sampling[i].request
             completion = self._generations[request.parent_id].completions[request.index]
-            stop = completion.advance(logprobs)
+            stop = completion.advance(result.logprobs[i])
             if stop is not None:
                 self.scheduler.finish(request, "stop", stop)
             moved.setdefault(request.parent_id, []).append(completion)

@@ -52,6 +52,7 @@ class Request:
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
         self.num_computed = 0
+        self.num_expected = 0  # tokens that a step has sampled, or will have, and that nobody has read yet
         self.row = 0  # its row in the runner's tables; it means something only while RUNNING
         self.pages: list[int] = []
         self.num_shown_pages = 0  # how many of `pages` a batch has already told the runner
@@ -60,13 +61,23 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens known: the prompt and what was generated."""
-        return len(self.token_ids)
+        """The prompt, what was generated, and what is expected."""
+        return len(self.token_ids) + self.num_expected
 
     @property
     def num_output(self) -> int:
-        """Tokens generated."""
+        """Tokens generated, as far as they are known."""
         return len(self.token_ids) - self.num_prompt
+
+    @property
+    def num_drawn(self) -> int:
+        """Tokens generated, the expected ones too: the position of the next draw."""
+        return self.num_tokens - self.num_prompt
+
+    @property
+    def needs_known_tokens(self) -> bool:
+        """Whether sampling the next token takes the values of all before it, on the host."""
+        return self.params.has_penalties or self.params.logprobs is not None
 
     @property
     def is_finished(self) -> bool:
@@ -76,7 +87,7 @@ class Request:
     @property
     def wants_prompt_rows(self) -> bool:
         """Whether the logits of prompt tokens are still asked for. Siblings leave that to the first of them."""
-        return self._collects_prompt and len(self.token_ids) == self.num_prompt
+        return self._collects_prompt and self.num_tokens == self.num_prompt
 
     def digest(self, page: int, page_size: int) -> bytes:
         """Name the contents of its full page number `page`: a hash of every token up to the page's end."""

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from autodeploy.runtime.batch import Batch, BatchItem
+from autodeploy.runtime.graphs import DecodeGraphs
 from autodeploy.runtime.logprobs import TokenLogprobs, token_logprobs
 from autodeploy.runtime.model import Model, StepInputs
 from autodeploy.runtime.sampler import Sampler
+from autodeploy.runtime.tables import UNKNOWN, Tables, to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,55 +30,91 @@ class StepResult:
     prompt_logprobs: dict[int, list[TokenLogprobs]]
 
 
-class Runner:
-    """Owns the cache, and a page table with a row for each running request."""
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A step that the device may still be computing."""
 
-    def __init__(self, model: Model, num_pages: int, page_size: int, max_batch_size: int, max_len: int) -> None:
+    batch: Batch
+    token_ids: Tensor
+    """On the host; complete once `copied` has happened."""
+    copied: torch.cuda.Event | None
+    logprobs: list[TokenLogprobs | None]
+    prompt_logprobs: dict[int, list[TokenLogprobs]]
+
+    def collect(self) -> StepResult:
+        """Wait for the step to end."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return StepResult(self.token_ids.tolist(), self.logprobs, self.prompt_logprobs)
+
+
+class Runner:
+    """Owns the cache, and the tables with a row for each running request.
+
+    `graph_sizes` are the batch sizes whose decode steps become CUDA graphs, none of them elsewhere.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        num_pages: int,
+        page_size: int,
+        max_batch_size: int,
+        max_len: int,
+        graph_sizes: Sequence[int] = (),
+    ) -> None:
         self._model = model
-        self._page_size = page_size
-        self._cache = model.new_cache(num_pages, page_size)
-        self._page_table = torch.zeros((max_batch_size, -(-max_len // page_size)), dtype=torch.int32)
+        self._device = model.device
+        self._cache = model.new_cache(num_pages + 1, page_size)  # the last one takes what padding writes
+        self._tables = Tables(max_batch_size, -(-max_len // page_size), page_size, num_pages, model.device)
         self._sampler = Sampler(model.vocab_size, max_batch_size, model.device)
+        self._graphs: DecodeGraphs | None = None
+        if graph_sizes:
+            with torch.inference_mode():
+                self._graphs = DecodeGraphs(graph_sizes, self._decode, self._tables.scrap_row, model.device)
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> StepResult:
-        """Compute a batch that has at least one item."""
-        self._update_page_table(batch.items)
+    def launch(self, batch: Batch) -> Launched:
+        """Start computing a batch that has at least one item."""
+        items = batch.items
+        self._tables.show_pages(items)
         if batch.is_decode:
-            logits = self._model.forward(self._decode_inputs(batch.items), self._cache)
-            return self._settle_logits(logits, batch.items, {})
-        rows_of = _logit_rows(batch.items)
-        logits = self._model.forward(self._mixed_inputs(batch.items, rows_of), self._cache)
-        prompt_logprobs = _prompt_logprobs(logits, batch.items, rows_of)
+            decode = torch.tensor(
+                [[item.row for item in items], [item.first for item in items], [_token_of(item) for item in items]]
+            )
+            run = self._graphs.run if self._graphs is not None else self._run_decode
+            return self._sample(batch, run(decode), {})
+        rows_of = _logit_rows(items)
+        logits = self._model.forward(self._mixed_inputs(items, rows_of), self._cache)
+        prompt_logprobs = _prompt_logprobs(logits, items, rows_of)
         ends = accumulate(map(len, rows_of))
-        last = [end - 1 for end, item in zip(ends, batch.items, strict=True) if item.samples]
+        last = [end - 1 for end, item in zip(ends, items, strict=True) if item.samples]
         if len(last) != len(logits):
-            logits = logits[torch.tensor(last, dtype=torch.int64, device=logits.device)]
-        return self._settle_logits(logits, batch.sampling, prompt_logprobs)
+            logits = logits[to_device(torch.tensor(last, dtype=torch.int64), self._device)]
+        return self._sample(batch, logits, prompt_logprobs)
 
-    def _settle_logits(
-        self, logits: Tensor, sampling: Sequence[BatchItem], prompt_logprobs: dict[int, list[TokenLogprobs]]
-    ) -> StepResult:
-        """Sample from `logits [N, vocab_size]`, a row for each of N sampling items."""
+    def _decode(self, decode: Tensor) -> Tensor:
+        return self._model.forward(self._tables.decode_inputs(decode), self._cache)
+
+    def _run_decode(self, decode: Tensor) -> Tensor:
+        return self._decode(to_device(decode, self._device))
+
+    def _sample(self, batch: Batch, logits: Tensor, prompt_logprobs: dict[int, list[TokenLogprobs]]) -> Launched:
+        """Sample from `logits [N, vocab_size]`, a row for each of N sampling items, and send the tokens to the host."""
+        sampling = batch.sampling
         if not sampling:
-            return StepResult([], [], prompt_logprobs)
-        token_ids: list[int] = self._sampler.sample(logits, [item.request for item in sampling]).tolist()
-        return StepResult(token_ids, _sampled_logprobs(logits, sampling, token_ids), prompt_logprobs)
-
-    def _decode_inputs(self, items: Sequence[BatchItem]) -> StepInputs:
-        """The tensors of a step in which each item has one token and needs its logits."""
-        rows = torch.tensor([item.row for item in items])
-        first = torch.tensor([item.first for item in items])
-        return self._inputs(
-            items,
-            input_ids=torch.tensor([item.request.token_ids[item.first] for item in items]),
-            positions=first,
-            query_start=torch.arange(len(items) + 1),
-            context_len=first + 1,
-            rows=rows,
-            row_of_token=rows,
-            logit_rows=torch.arange(len(items)),
-        )
+            return Launched(batch, torch.empty(0, dtype=torch.int64), None, [], prompt_logprobs)
+        token_ids = self._sampler.sample(logits, [item.request for item in sampling])
+        rows = to_device(torch.tensor([item.row for item in sampling]), self._device)
+        self._tables.keep_tokens(rows, token_ids)
+        logprobs = _sampled_logprobs(logits, sampling, token_ids)
+        if self._device.type == "cpu":
+            return Launched(batch, token_ids, None, logprobs, prompt_logprobs)
+        on_host = torch.empty(len(sampling), dtype=torch.int64, pin_memory=True)
+        on_host.copy_(token_ids, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+        return Launched(batch, on_host, copied, logprobs, prompt_logprobs)
 
     def _mixed_inputs(self, items: Sequence[BatchItem], rows_of: Sequence[range]) -> StepInputs:
         """The tensors of a step with chunks of prompts."""
@@ -84,52 +122,32 @@ class Runner:
         first = torch.tensor([item.first for item in items])
         num_tokens = torch.tensor([item.num_tokens for item in items])
         query_start = torch.nn.functional.pad(num_tokens.cumsum(0), (1, 0))
-        chunks = (item.request.token_ids[item.first : item.first + item.num_tokens] for item in items)
-        input_ids = torch.tensor(list(chain.from_iterable(chunks)))
-        return self._inputs(
-            items,
-            input_ids=input_ids,
-            positions=torch.arange(len(input_ids)) + (first - query_start[:-1]).repeat_interleave(num_tokens),
-            query_start=query_start,
-            context_len=first + num_tokens,
-            rows=rows,
-            row_of_token=rows.repeat_interleave(num_tokens),
-            logit_rows=torch.tensor(list(chain.from_iterable(rows_of)), dtype=torch.int64),
-        )
-
-    def _inputs(
-        self,
-        items: Sequence[BatchItem],
-        *,
-        input_ids: Tensor,
-        positions: Tensor,
-        query_start: Tensor,
-        context_len: Tensor,
-        rows: Tensor,
-        row_of_token: Tensor,
-        logit_rows: Tensor,
-    ) -> StepInputs:
-        """Look up the slots, and move everything to the model's device."""
-        page_size, device = self._page_size, self._model.device
-        pages = self._page_table[row_of_token, positions // page_size].long()
-        num_pages = max(len(item.request.pages) for item in items)
+        token_ids = torch.tensor(list(chain.from_iterable(map(_tokens_of, items))))
+        positions = torch.arange(len(token_ids)) + (first - query_start[:-1]).repeat_interleave(num_tokens)
+        of_tokens = torch.stack((token_ids, positions, rows.repeat_interleave(num_tokens)))
+        token_ids, positions, row_of_token = to_device(of_tokens, self._device)
+        of_requests = to_device(torch.stack((rows, first + num_tokens, query_start[1:])), self._device)
+        zero = of_requests.new_zeros(1)
         return StepInputs(
-            input_ids=input_ids.to(device),
-            position_ids=positions.to(device),
-            query_start=query_start.to(device, torch.int32),
-            context_len=context_len.to(device, torch.int32),
-            page_table=self._page_table[rows, :num_pages].to(device),
-            slots=(pages * page_size + positions % page_size).to(device),
-            logit_rows=logit_rows.to(device),
+            input_ids=self._tables.known_tokens(token_ids, row_of_token),
+            position_ids=positions,
+            query_start=torch.cat((zero, of_requests[2])).int(),
+            context_len=of_requests[1].int(),
+            page_table=self._tables.pages_of(of_requests[0]),
+            slots=self._tables.slots(row_of_token, positions),
+            logit_rows=to_device(torch.tensor(list(chain.from_iterable(rows_of)), dtype=torch.int64), self._device),
         )
 
-    def _update_page_table(self, items: Sequence[BatchItem]) -> None:
-        """Write only the pages that are new since a request's last step: a decode step has few."""
-        for item in items:
-            pages = item.request.pages
-            if item.first_new_page < len(pages):
-                new = torch.tensor(pages[item.first_new_page :], dtype=torch.int32)
-                self._page_table[item.row, item.first_new_page : len(pages)] = new
+
+def _tokens_of(item: BatchItem) -> list[int]:
+    """The token ids of an item; its only one may be unknown here."""
+    return item.request.token_ids[item.first : item.first + item.num_tokens] or [UNKNOWN]
+
+
+def _token_of(item: BatchItem) -> int:
+    """The only token id of an item."""
+    token_ids = item.request.token_ids
+    return token_ids[item.first] if item.first < len(token_ids) else UNKNOWN
 
 
 def _logit_rows(items: Sequence[BatchItem]) -> list[range]:
@@ -143,9 +161,7 @@ def _logit_rows(items: Sequence[BatchItem]) -> list[range]:
     return rows_of
 
 
-def _sampled_logprobs(
-    logits: Tensor, sampling: Sequence[BatchItem], token_ids: Sequence[int]
-) -> list[TokenLogprobs | None]:
+def _sampled_logprobs(logits: Tensor, sampling: Sequence[BatchItem], token_ids: Tensor) -> list[TokenLogprobs | None]:
     """Logprobs of the sampled tokens, of the model's own logits: neither penalties nor temperature show."""
     result: list[TokenLogprobs | None] = [None] * len(sampling)
     wanted = [(i, item.request.params.logprobs) for i, item in enumerate(sampling)]
@@ -153,7 +169,7 @@ def _sampled_logprobs(
     if rows:
         num_tops = [num_top for _, num_top in wanted if num_top is not None]
         index = torch.tensor(rows, device=logits.device)
-        found = token_logprobs(logits[index], [token_ids[i] for i in rows], num_tops)
+        found = token_logprobs(logits[index], token_ids[index].tolist(), num_tops)
         for row, logprobs in zip(rows, found, strict=True):
             result[row] = logprobs
     return result

@@ -22,7 +22,7 @@ class Sampler:
 
     def sample(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
         """Token ids int64 `[N]` for N requests, from `logits [N, vocab_size]` of any floating dtype, left unchanged."""
-        if all(request.takes_argmax and request.num_output >= request.params.min_tokens for request in requests):
+        if all(request.takes_argmax and request.num_drawn >= request.params.min_tokens for request in requests):
             return logits.argmax(dim=-1)
         logits = self._adjust(logits.float(), requests)
         token_ids = logits.argmax(dim=-1)
@@ -45,7 +45,7 @@ class Sampler:
             if not request.params.logit_bias and not request.params.min_tokens:
                 continue
             bias = dict(request.params.logit_bias or {})
-            if request.num_output < request.params.min_tokens:
+            if request.num_drawn < request.params.min_tokens:
                 bias |= dict.fromkeys(request.stop_ids, float("-inf"))
             rows += [row] * len(bias)
             tokens += bias.keys()
@@ -90,7 +90,7 @@ class Sampler:
     def _draws(self, requests: Sequence[Request]) -> Tensor:
         """A number in [0, 1) for each request's next token: float64 `[N, 1]`."""
         keys = np.array([request.draw_key for request in requests], dtype=np.uint64)
-        positions = np.array([request.num_output for request in requests], dtype=np.uint64)
+        positions = np.array([request.num_drawn for request in requests], dtype=np.uint64)
         return torch.from_numpy(uniform_draws(keys, positions)).to(self._device).unsqueeze(1)
 
     def _column(self, values: Sequence[float]) -> Tensor:

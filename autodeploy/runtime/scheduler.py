@@ -76,19 +76,31 @@ class Scheduler:
         self._admit_waiting(items, budget)
         return Batch(items)
 
-    def settle(self, batch: Batch, token_ids: Sequence[int]) -> None:
-        """Book what a step has computed: one new token for each sampling item of `batch`, in order."""
-        new_tokens = iter(token_ids)
+    def expect(self, batch: Batch) -> None:
+        """Book what a step that is under way computes, so that the next one can be scheduled before it ends."""
         for item in batch.items:
+            item.request.num_computed += item.num_tokens
+            item.request.num_expected += item.samples
+
+    def settle(self, batch: Batch, token_ids: Sequence[int]) -> list[int]:
+        """Hand out what a step has sampled: a token for each sampling item of `batch`, in order.
+
+        Returns which of the sampling items took theirs: a request that has ended meanwhile takes no more.
+        """
+        taken = []
+        for i, (item, token_id) in enumerate(zip(batch.sampling, token_ids, strict=True)):
             request = item.request
-            request.num_computed += item.num_tokens
-            if not item.samples:
+            request.num_expected -= 1
+            if request.is_finished:
                 continue
-            token_id = next(new_tokens)
+            taken.append(i)
             reason = request.append(token_id)
+            if self.prefix_reuse and request.status is Status.RUNNING:
+                self._register(request, request.num_computed)
             if reason is not None:
                 named = reason == "stop" and token_id not in request.eos_token_ids
                 self.finish(request, reason, token_id if named else None)
+        return taken
 
     def check_integrity(self) -> None:
         """Assert what holds between steps."""
@@ -105,6 +117,9 @@ class Scheduler:
         index = 0
         while index < len(self.running):  # shorter after a preemption, always at its end
             request = self.running[index]
+            if request.num_tokens >= request.max_len:  # its last token is expected
+                index += 1
+                continue
             if request.num_tokens > len(request.pages) * page_size and not self._grow(request):
                 break
             budget -= self._put(items, request, budget)
@@ -128,6 +143,8 @@ class Scheduler:
         """Start waiting requests while there are tokens, rows and pages for all the tokens known of them."""
         while self.waiting and budget > 0 and self._free_rows:
             request = self.waiting[0]
+            if request.num_expected:  # preempted while a step was under way, whose token it must know
+                break
             shared = self._reusable(request)
             num_new = -(-request.num_tokens // self.page_size) - len(shared)
             # Leave every running request a page to grow into, or the newcomer would soon be preempted again.
@@ -151,7 +168,7 @@ class Scheduler:
     def _put(self, items: list[BatchItem], request: Request, budget: int) -> int:
         """Add as many of a request's tokens as the budget allows; returns their number."""
         first = request.num_computed
-        pending = len(request.token_ids) - first
+        pending = request.num_tokens - first
         num_tokens = min(pending, budget)
         assert num_tokens > 0, "the budget covers every running request"
         samples = num_tokens == pending
@@ -161,12 +178,16 @@ class Scheduler:
             )
         )
         request.num_shown_pages = len(request.pages)
-        if self.prefix_reuse and (first + num_tokens) // self.page_size > request.num_registered_pages:
+        if self.prefix_reuse:
             self._register(request, first + num_tokens)
         return num_tokens
 
     def _register(self, request: Request, num_written: int) -> None:
-        """Let others find the pages that this step fills; they may even do so in this step, behind this request."""
-        for page in range(request.num_registered_pages, num_written // self.page_size):
+        """Let others find the pages that are filled with known tokens.
+
+        They may do so in the very step that fills them, behind this request.
+        """
+        num_full = min(num_written, len(request.token_ids)) // self.page_size
+        for page in range(request.num_registered_pages, num_full):
             self.pool.register(request.pages[page], request.digest(page, self.page_size))
             request.num_registered_pages = page + 1

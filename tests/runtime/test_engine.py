@@ -234,3 +234,40 @@ def test_stats_count() -> None:
         4,
     )
     assert engine.step() == []
+
+
+def test_the_next_step_runs_before_the_last_is_read() -> None:
+    engine = says("abc", overlap=True)
+    engine.add_request("it", "x", SamplingParams(temperature=0, max_tokens=None))
+    assert engine.step() == []
+    (first,) = engine.step()
+    assert first.outputs[0].text == "a"
+    assert engine.stats().num_steps == 2
+    texts = [output.outputs[0].text for output in drain(engine)]
+    assert texts == ["b", "c", ""]
+    assert engine.stats().num_steps == 5  # one for the token behind the last, which nobody asked for
+    assert engine.stats().num_generated_tokens == 4
+    assert engine.stats().num_free_pages == engine.stats().num_pages
+
+
+def test_a_length_that_is_known_costs_no_extra_step() -> None:
+    engine = says("abc", overlap=True)
+    answer(engine, "x", max_tokens=2, ignore_eos=True)
+    assert engine.stats().num_steps == 2
+
+
+@pytest.mark.parametrize("options", [{"logprobs": 1}, {"presence_penalty": 0.5}])
+def test_a_request_that_needs_known_tokens_makes_steps_wait(options: dict[str, Any]) -> None:
+    engine = says("abc", overlap=True)
+    answer(engine, "x", **options)
+    assert engine.stats().num_steps == 4
+
+
+def test_an_abort_while_a_step_is_under_way_frees_everything() -> None:
+    engine = says("abc", overlap=True)
+    for request_id in ("one", "two"):
+        engine.add_request(request_id, "x", SamplingParams(temperature=0, max_tokens=None))
+    engine.step()
+    engine.abort("one")
+    assert {output.request_id for output in drain(engine)} == {"two"}
+    assert engine.stats().num_free_pages == engine.stats().num_pages

@@ -63,6 +63,7 @@ class RandomArrivals(RuleBasedStateMachine):
         max_num_tokens=st.integers(2, 40),
         max_model_len=st.integers(16, 64),
         prefix_reuse=st.booleans(),
+        overlap=st.booleans(),
     )
     def start(
         self,
@@ -72,6 +73,7 @@ class RandomArrivals(RuleBasedStateMachine):
         max_num_tokens: int,
         max_model_len: int,
         prefix_reuse: bool,
+        overlap: bool,
     ) -> None:
         runtime = RuntimeSettings(
             page_size=page_size,
@@ -79,6 +81,7 @@ class RandomArrivals(RuleBasedStateMachine):
             max_batch_size=max_batch_size,
             max_num_tokens=max_num_tokens,
             prefix_reuse=prefix_reuse,
+            overlap=overlap,
         )
         self.model = FakeModel(VOCAB_SIZE, max_model_len)
         self.engine = Engine(self.model, None, runtime, EOS)
@@ -172,7 +175,7 @@ def check_prompt_logprobs(prompt: tuple[int, ...], found: Sequence[float | None]
 
 TestRandomArrivals = RandomArrivals.TestCase
 TestRandomArrivals.settings = settings(
-    max_examples=40,
+    max_examples=60,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

@@ -30,6 +30,7 @@ def add(scheduler: Scheduler, start: int, length: int, max_tokens: int = 100) ->
 
 def step(scheduler: Scheduler, token_id: int = 1) -> Batch:
     batch = scheduler.schedule()
+    scheduler.expect(batch)
     scheduler.settle(batch, [token_id] * len(batch.sampling))
     scheduler.check_integrity()
     return batch

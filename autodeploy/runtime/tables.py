@@ -1,0 +1,81 @@
+"""What the device knows of the running requests: the pages of each, and its last token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from autodeploy.runtime.batch import BatchItem
+from autodeploy.runtime.model import StepInputs
+
+UNKNOWN = -1
+"""Stands for a token id that only the device knows: the last one sampled for its row."""
+
+
+class Tables:
+    """A row for each running request, and one more, `scrap_row`, whose pages are nobody's: padding goes there."""
+
+    def __init__(self, num_rows: int, max_pages: int, page_size: int, scrap_page: int, device: torch.device) -> None:
+        self.page_size = page_size
+        self.scrap_row = num_rows
+        self._device = device
+        self._page_table = torch.full((num_rows + 1, max_pages), scrap_page, dtype=torch.int32, device=device)
+        self._last_tokens = torch.zeros(num_rows + 1, dtype=torch.int64, device=device)
+
+    def show_pages(self, items: Sequence[BatchItem]) -> None:
+        """Write the pages that are new since a request's last step: a decode step has few."""
+        places: list[int] = []
+        pages: list[int] = []
+        for item in items:
+            new = item.request.pages[item.first_new_page :]
+            if new:
+                start = item.row * self._page_table.shape[1] + item.first_new_page
+                places += range(start, start + len(new))
+                pages += new
+        if pages:
+            index = to_device(torch.tensor(places), self._device)
+            self._page_table.view(-1)[index] = to_device(torch.tensor(pages, dtype=torch.int32), self._device)
+
+    def keep_tokens(self, rows: Tensor, token_ids: Tensor) -> None:
+        """Remember `token_ids` int64 `[N]` as the last ones of `rows` int64 `[N]`, both on the device."""
+        self._last_tokens[rows] = token_ids
+
+    def known_tokens(self, token_ids: Tensor, rows: Tensor) -> Tensor:
+        """`token_ids [T]` on the device with each `UNKNOWN` replaced by the last token of its row in `rows [T]`."""
+        return torch.where(token_ids < 0, self._last_tokens[rows], token_ids)
+
+    def slots(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """Where the keys and values of positions `[T]` of `rows [T]` go: int64 `[T]`."""
+        pages = self._page_table[rows, positions // self.page_size].long()
+        return pages * self.page_size + positions % self.page_size
+
+    def pages_of(self, rows: Tensor) -> Tensor:
+        """The page table int32 `[B, max_pages]` of the requests at `rows [B]`."""
+        return self._page_table[rows]
+
+    def decode_inputs(self, decode: Tensor) -> StepInputs:
+        """The step in which each of B requests computes one token, from `decode` int64 `[3, B]` on the device.
+
+        Its rows are the requests' rows, the positions of their tokens, and the token ids. Nothing here waits for the
+        device, so that a CUDA graph can hold it.
+        """
+        rows, positions, token_ids = decode
+        count = torch.arange(len(rows) + 1, device=self._device)
+        return StepInputs(
+            input_ids=self.known_tokens(token_ids, rows),
+            position_ids=positions,
+            query_start=count.int(),
+            context_len=(positions + 1).int(),
+            page_table=self.pages_of(rows),
+            slots=self.slots(rows, positions),
+            logit_rows=count[:-1],
+        )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on `device`; the host does not wait for the copy."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
