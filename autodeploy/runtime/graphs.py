@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,9 +47,9 @@ class DecodeGraphs:
 
 
 def _capture(
-    step: Callable[[Tensor], Tensor], inputs: Tensor, pool: tuple[int, int]
+    step: Callable[[Tensor], Tensor], inputs: Tensor, pool: Any
 ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UPS):

@@ -112,7 +112,7 @@ class Runner:
             return Launched(batch, token_ids, None, logprobs, prompt_logprobs)
         on_host = torch.empty(len(sampling), dtype=torch.int64, pin_memory=True)
         on_host.copy_(token_ids, non_blocking=True)
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         return Launched(batch, on_host, copied, logprobs, prompt_logprobs)
 
