@@ -9,15 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autodeploy.testing.counts import assert_counts, op_counts
+    from autodeploy.testing.golden import assert_golden
     from autodeploy.testing.mutation import Mutant, mutants, surviving_mutants
     from autodeploy.testing.patterns import check_pattern, relative_error
     from autodeploy.testing.samples import Sampler, sample_inputs, sample_tokens
+    from autodeploy.testing.text import graph_text
 
 _HOMES = {
     "Mutant": "mutation",
     "Sampler": "samples",
+    "assert_counts": "counts",
+    "assert_golden": "golden",
     "check_pattern": "patterns",
+    "graph_text": "text",
     "mutants": "mutation",
+    "op_counts": "counts",
     "relative_error": "patterns",
     "sample_inputs": "samples",
     "sample_tokens": "samples",
@@ -27,8 +34,12 @@ _HOMES = {
 __all__ = [
     "Mutant",
     "Sampler",
+    "assert_counts",
+    "assert_golden",
     "check_pattern",
+    "graph_text",
     "mutants",
+    "op_counts",
     "relative_error",
     "sample_inputs",
     "sample_tokens",

@@ -18,7 +18,7 @@ from autodeploy.testing.samples import Sampler, operator_name, parameters_of, sa
 
 _KINDS = tuple(ACTIVATIONS)
 # What a check raises: its own finding, or what an operator says to an argument that it cannot take.
-_NOTICED = (AssertionError, RuntimeError, TypeError, ValueError, IndexError, KeyError)
+_NOTICED = (AssertionError, RuntimeError, TypeError, ValueError, IndexError, KeyError, UserWarning)
 
 
 @dataclass(frozen=True)

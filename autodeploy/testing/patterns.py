@@ -89,7 +89,7 @@ def relative_error(got: Tensor, reference: Tensor) -> float:
     A row counts as no smaller than the least numbers that the dtype of `got` holds in full precision.
     """
     least = torch.finfo(got.dtype).smallest_normal if got.is_floating_point() else 1.0
-    got, reference = torch.atleast_1d(got).double(), torch.atleast_1d(reference).double()
+    got, reference = (one.double().reshape(-1, *one.shape[-1:]) for one in (got, reference))
     sizes = reference.norm(dim=-1).clamp_min(least * reference.shape[-1] ** 0.5)
     return float(((got - reference).norm(dim=-1) / sizes).max())
 
