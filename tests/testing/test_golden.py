@@ -21,7 +21,7 @@ def test_text(golden):
 
 def test_equal_texts_pass_and_others_are_shown(tmp_path: Path) -> None:
     path = tmp_path / "kept" / "graph.txt"
-    with pytest.raises(AssertionError, match="no golden file .*; run pytest with --update-golden"):
+    with pytest.raises(AssertionError, match=r"no golden file .*; run pytest with --update-golden"):
         assert_golden("one\ntwo\n", path)
     assert_golden("one\ntwo\n", path, update=True)
     assert_golden("one\ntwo\n", path)

@@ -22,7 +22,8 @@ class Block(nn.Module):
         self.up, self.activation = nn.Linear(4, 4), activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.activation(self.up(x))
+        out: Tensor = x + self.activation(self.up(x))
+        return out
 
 
 class Stack(nn.Module):
@@ -104,9 +105,10 @@ def test_what_the_graph_means_changes_the_text_and_its_names_do_not() -> None:
 def test_sizes_constants_and_several_results() -> None:
     class Of(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            first, second = x.split([1, 3], dim=-1)
+            first, second = torch.split(x, [1, 3], dim=-1)
             doubled = torch.cat((second, second * 0.1234567891), 1)
-            return doubled + torch.full((doubled.shape[1], 1), 2.0, device=x.device) + first[:, :1]
+            shifted: Tensor = doubled + torch.full((doubled.shape[1], 1), 2.0, device=x.device)
+            return shifted + first[:, :1]
 
     text = graph_text(graph_of(Of(), 1, 6, 4))
     assert "aten.split_with_sizes(%x, split_sizes=[1, 3], dim=-1): f32[1, T, 1], f32[1, T, 3]" in text
