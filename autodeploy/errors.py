@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autodeploy.verify.result import Finding
 
 
 class AutodeployError(Exception):
@@ -44,6 +48,14 @@ class PluginError(InputError):
 
 class InvariantError(AutodeployError):
     """A pass left the graph in a state its stage does not allow."""
+
+
+class VerificationError(AutodeployError):
+    """A pass changed the numbers by more than it declares. `finding` has the figures and the rewrite at fault."""
+
+    def __init__(self, message: str, finding: Finding) -> None:
+        super().__init__(message)
+        self.finding = finding
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

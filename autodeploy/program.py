@@ -144,6 +144,7 @@ def bind(graph: Graph, table: KernelTable, device: torch.device) -> tuple[Graph,
         if node.op == "call_function":
             copies[node] = bound.node_copy(node, copies.__getitem__)
             copies[node].target = _kernel(node, table, device)
+            copies[node].args = _on_device(copies[node].args, device)
             copies[node].kwargs = _on_device(copies[node].kwargs, device)
         elif node.op == "output":
             bound.output(copies[node.args[0]])
@@ -163,9 +164,6 @@ def _kernel(node: Node, table: KernelTable, device: torch.device) -> Any:
     return kernel.run
 
 
-def _on_device(kwargs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def _on_device(arguments: Any, device: torch.device) -> Any:
     """Arguments with every device that tracing baked in replaced by the one that runs the program."""
-    moved: dict[str, Any] = map_aggregate(
-        dict(kwargs), lambda value: device if isinstance(value, torch.device) else value
-    )
-    return moved
+    return map_aggregate(arguments, lambda value: device if isinstance(value, torch.device) else value)

@@ -1,0 +1,107 @@
+"""What verification found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from autodeploy.verify.difference import Difference, worst
+from autodeploy.verify.rewrite import Rewrite
+
+
+@dataclass(frozen=True)
+class Check:
+    """A state of the graph against an earlier one, on each kind of sample.
+
+    `drift` is the relative error against the traced graph in float32, where this ran in another dtype. `failure` says
+    what is too far off, or is None.
+    """
+
+    name: str
+    bound: str
+    differences: Mapping[str, Difference]
+    drift: float | None = None
+    failure: str | None = None
+
+    @property
+    def worst(self) -> Difference:
+        """Each figure at its worst over the samples."""
+        return worst(self.differences.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The check as JSON data."""
+        found = {kind: one.as_dict() for kind, one in self.differences.items()}
+        return {"name": self.name, "bound": self.bound, "drift": self.drift, "failure": self.failure, **found}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a pipeline in one dtype: a check of each pass, and one of the last graph against the first."""
+
+    dtype: str
+    checks: tuple[Check, ...]
+    end_to_end: Check
+
+    def as_dict(self) -> dict[str, Any]:
+        """The trial as JSON data."""
+        checks = [one.as_dict() for one in self.checks]
+        return {"dtype": self.dtype, "checks": checks, "end_to_end": self.end_to_end.as_dict()}
+
+    def __rich__(self) -> Table:
+        """A row for each pass."""
+        return _table(f"Verified in {self.dtype}", (*self.checks, self.end_to_end))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The evidence against a pass: the checks up to the one that failed, and the rewrite at fault if one was found."""
+
+    dtype: str
+    checks: tuple[Check, ...]
+    rewrite: Rewrite | None
+
+    def __rich__(self) -> Group:
+        """The checks as a table, then the rewrite."""
+        table = _table(f"Checked in {self.dtype}", self.checks)
+        return Group(table, Text(), self.rewrite) if self.rewrite else Group(table)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Every pass kept the numbers within what it declares. `samples` counts the tokens of each kind."""
+
+    trials: tuple[Trial, ...]
+    samples: Mapping[str, int]
+    device: str
+
+    def __rich__(self) -> Group:
+        """A table for each dtype."""
+        counts = ", ".join(f"{count} of {kind}" for kind, count in self.samples.items())
+        return Group(*self.trials, Text(f"Tokens: {counts}; on {self.device}.", "dim"))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        trials = [one.as_dict() for one in self.trials]
+        return {"device": self.device, "samples": dict(self.samples), "trials": trials}
+
+
+def _table(title: str, checks: tuple[Check, ...]) -> Table:
+    """Figures at their worst over the samples, one row a check."""
+    result = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    drifts = any(one.drift is not None for one in checks)
+    result.add_column("pass", no_wrap=True)
+    for heading in ("max abs", "relative", "KL, nats", "same top-1", *(["from float32"] if drifts else []), "bound"):
+        result.add_column(heading, justify="right")
+    for one in checks:
+        found = one.worst
+        figures = [f"{figure:.1e}" for figure in (found.max_abs, found.relative, found.kl)]
+        drift = [f"{one.drift:.1e}"] if one.drift is not None else []
+        style = "red" if one.failure else None
+        figures = ["0"] * 3 if found.bitwise else figures
+        result.add_row(one.name, *figures, f"{100 * found.top1:.1f} %", *drift, one.bound, style=style)
+    return result
