@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch.fx import GraphModule
+import torch
+from torch.fx import GraphModule, Node
 
+from autodeploy.graph.nodes import arguments, calls_of, value
 from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
 from autodeploy.pipeline import Context, Pass, Stage
 
@@ -20,4 +22,13 @@ class CanonicalizeNorms(Pass):
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
         """Apply the patterns of scaled norms, then of those without a weight, then move them before swaps."""
+        for node in calls_of(gm.graph, torch.ops.aten.rms_norm.default):
+            _name_epsilon(node)
         return sum(ctx.rewrite(gm, rules) for rules in (NORMS, UNSCALED_NORMS, HEAD_NORMS))
+
+
+def _name_epsilon(node: Node) -> None:
+    """Write the epsilon that PyTorch's `rms_norm` takes when it is given none: that of the dtype it computes in."""
+    x, shape, weight, eps = arguments(node).values()
+    if eps is None:
+        node.args = (x, shape, weight, torch.finfo(torch.promote_types(value(x).dtype, torch.float32)).eps)

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from torch.fx import GraphModule
 
-from autodeploy.patterns.rotary import PARTIAL_ROTARY, ROTARY
+from autodeploy.patterns.rotary import ROTARY
+from autodeploy.patterns.rotary_parts import PARTIAL_ROTARY, ROTARY_PARTS
 from autodeploy.pipeline import Context, Pass, Stage
 
 
@@ -19,5 +20,5 @@ class CanonicalizeRotary(Pass):
     tolerance: ClassVar[float] = 1e-5
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
-        """Apply the patterns for whole heads, then those for partly rotated ones."""
-        return ctx.rewrite(gm, ROTARY) + ctx.rewrite(gm, PARTIAL_ROTARY)
+        """Apply the patterns for whole heads and their parts, then those for partly rotated ones."""
+        return ctx.rewrite(gm, (*ROTARY, *ROTARY_PARTS)) + ctx.rewrite(gm, PARTIAL_ROTARY)

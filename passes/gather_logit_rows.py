@@ -13,7 +13,15 @@ from autodeploy.graph.nodes import fake_mode_of, infer, insert_call, is_call
 from autodeploy.pipeline import Context, Pass, Stage
 
 aten = torch.ops.aten
-_POINTWISE = (aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.tanh.default, aten.to.dtype)
+_POINTWISE = (
+    aten.mul.Tensor,
+    aten.div.Tensor,
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.tanh.default,
+    aten.to.dtype,
+    torch.ops.autodeploy.soft_cap.default,
+)
 
 
 class GatherLogitRows(Pass):

@@ -6,8 +6,21 @@ if __name__ == "patterns":
 import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
 from autodeploy.patterns.activations import ACTIVATIONS, GATED
 from autodeploy.patterns.linears import LINEARS
+from autodeploy.patterns.logits import LOGITS
 from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
-from autodeploy.patterns.rotary import PARTIAL_ROTARY, ROTARY
+from autodeploy.patterns.rotary import ROTARY
+from autodeploy.patterns.rotary_parts import PARTIAL_ROTARY, ROTARY_PARTS
 
-PATTERNS = (*LINEARS, *NORMS, *UNSCALED_NORMS, *HEAD_NORMS, *ROTARY, *PARTIAL_ROTARY, *ACTIVATIONS, *GATED)
+PATTERNS = (
+    *LINEARS,
+    *NORMS,
+    *UNSCALED_NORMS,
+    *HEAD_NORMS,
+    *ROTARY,
+    *ROTARY_PARTS,
+    *PARTIAL_ROTARY,
+    *ACTIVATIONS,
+    *GATED,
+    *LOGITS,
+)
 """All of them, in the order in which the passes apply them."""

@@ -16,7 +16,7 @@ TOKENS, HEADS, WIDTH, ROTATED = 6, 3, 16, 8
 def norm(dtype: torch.dtype) -> dict[str, Any]:
     """Rows of which some vary so little that the epsilon decides."""
     wide, weight = torch.float32, torch.randn(WIDTH).to(dtype)
-    dtypes = {"compute_dtype": wide, "weight_dtype": wide, "out_dtype": dtype}
+    dtypes = {"compute_dtype": wide, "weight_dtype": wide, "bias_dtype": wide, "factor_dtype": wide, "out_dtype": dtype}
     extra = {"size": WIDTH, "cudnn": False, "bias": torch.randn(WIDTH).to(dtype)}
     return {"x": sample_tokens(dtype), "weight": weight, "eps": 1e-5, **dtypes, **extra}
 
@@ -27,13 +27,45 @@ def norm_of_heads(dtype: torch.dtype) -> dict[str, Any]:
     return {**norm(dtype), "x": heads, "offset": 1.0, "scale_in_float32": True}
 
 
-def rotary(dtype: torch.dtype, width: int = WIDTH, *, token_major: bool) -> dict[str, Any]:
+def norm_of_heads_by_hand(dtype: torch.dtype) -> dict[str, Any]:
+    heads = norm_of_heads(dtype)
+    return {**heads, "x": heads["x"].transpose(1, 2), "weight": torch.randn(HEADS, WIDTH).to(dtype)}
+
+
+def heads_of(token_major: bool, dtype: torch.dtype) -> Tensor:
     shape = (1, TOKENS, HEADS, WIDTH) if token_major else (1, HEADS, TOKENS, WIDTH)
-    angles = torch.randn(1, TOKENS, width)
-    slices = {"last": 3, "half": width // 2, "end": WIDTH, "cat_dim": -1, "rest": 3, "split": width}
-    dtypes = {"compute_dtype": torch.float32, "out_dtype": dtype}
-    given = {"x": torch.randn(shape).to(dtype), "cos": angles.cos(), "sin": angles.sin(), "interleaved": False}
-    return {**given, **slices, **dtypes, "shape": shape}
+    return torch.randn(shape).to(dtype)
+
+
+def parts_of(x: Tensor) -> dict[str, Any]:
+    """What a pattern binds to take the halves of x, or its neighbours."""
+    slices = {"last": 3, "half": WIDTH // 2, "end": WIDTH, "cat_dim": -1, "part_dim": -1}
+    return {**slices, "shape": x.shape, "pair_shape": [*x.shape[:-1], -1, 2], "pair_dim": -1}
+
+
+def rotary(dtype: torch.dtype, width: int, heads_dim: int | None) -> dict[str, Any]:
+    """Heads and `width` angles for each token, with a dimension of heads unless that is None: then a table."""
+    x, angles = heads_of(heads_dim == -2, dtype), torch.randn(TOKENS, width)
+    angles = angles if heads_dim is None else angles.unsqueeze(0).unsqueeze(heads_dim)
+    wide = {"compute_dtype": torch.float32, "part_dtype": torch.float32, "out_dtype": dtype}
+    return {"x": x, "cos": angles.cos(), "sin": angles.sin(), **parts_of(x), **wide}
+
+
+def rotary_complex(dtype: torch.dtype, heads_dim: int) -> dict[str, Any]:
+    given = rotary(dtype, WIDTH // 2, heads_dim)
+    return {**given, "turns": torch.complex(given["cos"], given["sin"])}
+
+
+def of_rows(given: dict[str, Any]) -> dict[str, Any]:
+    """The same with rows in place of their token-major heads."""
+    return {**given, "x": given["x"].flatten(2)}
+
+
+def rotary_of_some(dtype: torch.dtype, *, token_major: bool) -> dict[str, Any]:
+    """Heads and angles for their first elements, as the canonical operator takes them."""
+    angles = torch.randn(1, TOKENS, ROTATED)
+    slices = {"last": 3, "end": WIDTH, "cat_dim": -1, "rest": 3, "split": ROTATED}
+    return {"x": heads_of(token_major, dtype), "cos": angles.cos(), "sin": angles.sin(), "interleaved": False, **slices}
 
 
 def gate(dtype: torch.dtype) -> dict[str, Any]:
@@ -49,13 +81,40 @@ def activation(dtype: torch.dtype) -> dict[str, Any]:
     return {"x": x}
 
 
+def halves(dtype: torch.dtype) -> dict[str, Any]:
+    return {"x": torch.randn(3, TOKENS, WIDTH).to(dtype), "dim": -1}
+
+
+def logits(dtype: torch.dtype) -> dict[str, Any]:
+    return {"x": (torch.randn(3, TOKENS, WIDTH) * 3.0).to(dtype), "cap": 2.5}
+
+
+def sampler_of_rotary(name: str) -> Sampler:
+    heads_dim = -2 if "token_major" in name else -3
+    if "partial" in name:
+        return lambda dtype: rotary_of_some(dtype, token_major=heads_dim == -2)
+    if name == "rope_complex_of_rows":
+        return lambda dtype: of_rows(rotary_complex(dtype, -2))
+    if name == "rope_of_pairs_of_rows":
+        return lambda dtype: of_rows(rotary(dtype, WIDTH // 2, -2))
+    if "complex" in name:
+        return lambda dtype: rotary_complex(dtype, heads_dim)
+    if name.endswith("by_table"):
+        return lambda dtype: rotary(dtype, WIDTH, None)
+    return lambda dtype: rotary(dtype, WIDTH // 2 if "_of_" in name else WIDTH, heads_dim)
+
+
 def inputs_of(rule: Rule) -> Sampler:
     """The sampler for a pattern, by its name."""
     if "rope" in rule.name:
-        width = ROTATED if "partial" in rule.name else WIDTH
-        return lambda dtype: rotary(dtype, width, token_major="token_major" in rule.name)
-    if rule.name.endswith("of_heads"):
-        return norm_of_heads
-    if "norm" in rule.name:
-        return norm
-    return {"linear": projection, "gated_activation": gate}.get(rule.name, activation)
+        return sampler_of_rotary(rule.name)
+    named = {
+        "linear": projection,
+        "gated_activation": gate,
+        "gated_sigmoid": gate,
+        "glu": halves,
+        "soft_cap": logits,
+        "rms_norm_of_heads": norm_of_heads,
+        "layer_norm_of_heads_by_hand": norm_of_heads_by_hand,
+    }
+    return named.get(rule.name, norm if "norm" in rule.name else activation)
