@@ -1,4 +1,4 @@
-"""Tiny models of many families, with random weights, and what it takes to run them as programs."""
+"""What it takes to run tiny models as programs, and which variants of them must work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from autodeploy.export import Traced, trace_model
 from autodeploy.hardware import choose_gpu
@@ -19,71 +19,14 @@ from autodeploy.optimizer import resolve_settings
 from autodeploy.pipeline import Context, Pass, PassReport, run_passes
 from autodeploy.program import Program, ProgramSpec, cache_specs
 from autodeploy.runtime.model import StepInputs
+from autodeploy.testing.families import MAX_POSITIONS, VOCAB_SIZE, Options, config_with, tiny_config
 from autodeploy.weights import MemorySource, WeightPlan, plan_weights
-
-VOCAB_SIZE = 96
-MAX_POSITIONS = 96
-SIZES: Mapping[str, Any] = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 64,
-    "intermediate_size": 80,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": MAX_POSITIONS,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "tie_word_embeddings": False,
-}
-"""What every config is given of these, where it has such a field."""
-
-Options = Mapping[str, Any]
-
-FAMILIES: Mapping[str, Options] = {
-    "llama": {},
-    "mistral": {"sliding_window": 8},
-    "qwen2": {},
-    "qwen3": {},
-    "gemma": {"tie_word_embeddings": True},
-    "gemma2": {"sliding_window": 8, "tie_word_embeddings": True},
-    "gemma3_text": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
-    "phi": {"num_key_value_heads": 4},
-    "phi3": {"sliding_window": 8},
-    "gpt2": {"n_inner": 80, "tie_word_embeddings": True},
-    "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25}},
-    "olmo2": {},
-    "granite": {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5},
-    "starcoder2": {"sliding_window": 8},
-    "smollm3": {"no_rope_layers": [1, 0]},
-    "stablelm": {},
-    "cohere": {"tie_word_embeddings": True},
-    "opt": {"ffn_dim": 80, "word_embed_proj_dim": 64, "tie_word_embeddings": True},
-}
-"""The families that must work, by transformers' model type."""
+from autodeploy.weights.source import TensorSource
 
 
 def config_of(model_type: str, options: Options | None = None) -> PretrainedConfig:
-    """A tiny config: the common sizes as far as the family has them, and its own options over them."""
-    fields = AutoConfig.for_model(model_type)
-    known = {**fields.to_dict(), **fields.attribute_map}
-    common = {name: value for name, value in SIZES.items() if name in known}
-    config: PretrainedConfig = AutoConfig.for_model(
-        model_type, **{**common, **(FAMILIES.get(model_type, {}) if options is None else options)}
-    )
-    return config
-
-
-def random_model(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """transformers' own model with eager attention, in which no weight is left at a zero or one that hides mistakes."""
-    torch.manual_seed(0)
-    factory: Any = AutoModelForCausalLM
-    model: PreTrainedModel = factory.from_config(config, attn_implementation="eager", dtype=dtype).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    """A tiny config with the family's own options, or with exactly these."""
+    return tiny_config(model_type) if options is None else config_with(model_type, options)
 
 
 @cache
@@ -97,7 +40,7 @@ def default_passes(config: PretrainedConfig, **values: Any) -> list[Pass]:
     return [one for _, one in recipe.passes]
 
 
-def context_of(traced: Traced, source: MemorySource, device: str = "cpu", **options: Any) -> Context:
+def context_of(traced: Traced, source: TensorSource, device: str = "cpu", **options: Any) -> Context:
     """What the passes know of a traced model whose weights come from `source`."""
     weights = plan_weights(traced.model, source)  # type: ignore[arg-type]
     for name, tensor in traced.constants.items():
@@ -230,36 +173,6 @@ VARIANTS: Mapping[str, tuple[str, Options]] = {
     "one residual after the other": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
 }
 """What configs of those families may also ask for, by what it is."""
-
-OTHERS: Mapping[str, Options] = {
-    "apertus": {},
-    "dots1": {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
-    "glm4_moe": {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2},
-    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
-    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
-    "qwen2_moe": {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2},
-    "qwen3_moe": {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2},
-    "arcee": {},
-    "bert": {"is_decoder": True},
-    "biogpt": {},
-    "bitnet": {},
-    "cohere2": {"sliding_window": 8},
-    "ernie4_5": {},
-    "exaone4": {"sliding_window": 8},
-    "glm": {},
-    "glm4": {},
-    "gpt_bigcode": {},
-    "helium": {},
-    "hunyuan_v1_dense": {},
-    "nemotron": {},
-    "olmo": {"clip_qkv": 0.5},
-    "olmo3": {"sliding_window": 8},
-    "persimmon": {},
-    "seed_oss": {},
-}
-"""Families that nobody named, and that work."""
 
 REFUSED: Mapping[str, tuple[Options, str]] = {
     "xglm": ({}, r"XGLMForCausalLM cannot be traced at `.*` \(modeling_xglm.py:\d+\)"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autodeploy.testing.counts import assert_counts, op_counts
+    from autodeploy.testing.families import FAMILIES, tiny_config, tiny_model
     from autodeploy.testing.golden import assert_golden
     from autodeploy.testing.mutation import Mutant, mutants, surviving_mutants
     from autodeploy.testing.patterns import check_pattern, relative_error
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from autodeploy.testing.text import graph_text
 
 _HOMES = {
+    "FAMILIES": "families",
     "Mutant": "mutation",
     "Sampler": "samples",
     "assert_counts": "counts",
@@ -29,9 +31,12 @@ _HOMES = {
     "sample_inputs": "samples",
     "sample_tokens": "samples",
     "surviving_mutants": "mutation",
+    "tiny_config": "families",
+    "tiny_model": "families",
 }
 
 __all__ = [
+    "FAMILIES",
     "Mutant",
     "Sampler",
     "assert_counts",
@@ -44,6 +49,8 @@ __all__ = [
     "sample_inputs",
     "sample_tokens",
     "surviving_mutants",
+    "tiny_config",
+    "tiny_model",
 ]
 
 

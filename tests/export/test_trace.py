@@ -6,22 +6,24 @@ import torch
 from autodeploy.errors import UnsupportedError
 from autodeploy.export import Traced, trace_model
 from autodeploy.graph.nodes import arguments, calls_of
-from tests.families import FAMILIES, MAX_POSITIONS, OTHERS, REFUSED, VOCAB_SIZE, config_of
+from autodeploy.testing.families import FAMILIES, MAX_POSITIONS, OTHER_FAMILIES, VOCAB_SIZE
+from tests.families import REFUSED, config_of
 
 attention_op = torch.ops.autodeploy.attention.default
 QUICK = ("llama", "gemma3_text", "gpt2", "phi3", "opt")
 
 
 def trace(family: str, **options: object) -> Traced:
-    given = {**FAMILIES.get(family, OTHERS.get(family, {})), **options}
+    given = {**FAMILIES.get(family, OTHER_FAMILIES.get(family, {})), **options}
     return trace_model(config_of(family, given), torch.float32)
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in [*FAMILIES, *OTHERS]]
+    "family",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in [*FAMILIES, *OTHER_FAMILIES]],
 )
 def test_a_family_traces_without_weights(family: str) -> None:
-    traced = trace_model(config_of(family, {**FAMILIES, **OTHERS}[family]), torch.bfloat16)
+    traced = trace_model(config_of(family, {**FAMILIES, **OTHER_FAMILIES}[family]), torch.bfloat16)
     graph = traced.graph_module.graph
     assert len(calls_of(graph, attention_op)) == 2
     inputs = graph.find_nodes(op="placeholder")

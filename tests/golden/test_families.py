@@ -14,8 +14,9 @@ import torch
 from autodeploy.export import trace_model
 from autodeploy.pipeline import Pass, Stage, run_passes
 from autodeploy.testing import assert_counts, graph_text, op_counts
+from autodeploy.testing.families import FAMILIES
 from autodeploy.weights.source import RandomSource
-from tests.families import FAMILIES, config_of, context_of, default_passes
+from tests.families import config_of, context_of, default_passes
 
 QUICK = ("llama", "gemma3_text", "gpt2")
 LEFT_OVER = (

@@ -15,8 +15,9 @@ from torch.fx.node import map_aggregate
 from autodeploy.export import trace_model
 from autodeploy.graph.attributes import set_attribute
 from autodeploy.pipeline import Context, Pass, PassReport, run_passes
+from autodeploy.testing.families import FAMILIES, tiny_model
 from autodeploy.weights import MemorySource
-from tests.families import FAMILIES, config_of, context_of, default_passes, random_model, step_of
+from tests.families import config_of, context_of, default_passes, step_of
 
 QUICK = ("llama", "gemma3_text", "gpt2", "stablelm", "cohere", "opt")
 TOKENS = [5, 17, 3, 88, 42, 7, 7, 61, 30, 12]
@@ -32,7 +33,7 @@ class Subject:
 
     def __init__(self, family: str, fuel: int | None = None) -> None:
         self.config = config_of(family)
-        self.source = MemorySource(dict(random_model(self.config).state_dict()))
+        self.source = MemorySource(dict(tiny_model(self.config).state_dict()))
         traced = trace_model(self.config, torch.float32)
         self.graph_module: GraphModule = traced.graph_module
         self.context: Context = context_of(traced, self.source, fuel=fuel)
@@ -151,7 +152,7 @@ def test_reports_say_what_each_pass_did() -> None:
     reports = subject.run(passes)
     assert [report.name for report in reports] == [one.name for one in passes]
     assert [report.nodes_before for report in reports[1:]] == [report.nodes_after for report in reports[:-1]]
-    first = reports[0].as_dict()
+    first = reports[1].as_dict()
     assert (first["name"], first["stage"], first["options"], first["misses"]) == ("clean_graph", "CLEAN", {}, [])
     assert first["matches"] > 0
     assert first["seconds"] > 0

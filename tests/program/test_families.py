@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 
+from autodeploy.testing.families import FAMILIES, OTHER_FAMILIES, VOCAB_SIZE, tiny_model
 from autodeploy.weights import MemorySource
-from tests.families import FAMILIES, OTHERS, VARIANTS, VOCAB_SIZE, build, config_of, error, random_model, replay
+from tests.families import VARIANTS, build, config_of, error, replay
 
 QUICK = ("llama", "gemma3_text", "gpt2", "gpt_neox", "cohere", "opt")
 PROMPT = 12
@@ -15,7 +16,7 @@ PROMPT = 12
 
 def check(config: PretrainedConfig, num_decode_steps: int, device: str = "cpu") -> None:
     token_ids = torch.randint(3, VOCAB_SIZE, (PROMPT + num_decode_steps,), generator=torch.manual_seed(1)).tolist()
-    model = random_model(config)
+    model = tiny_model(config)
     with torch.no_grad():
         wanted = model(torch.tensor([token_ids])).logits[0]
     program = build(config, MemorySource(dict(model.state_dict())), device=device).program
@@ -31,9 +32,9 @@ def test_logits_of_a_listed_family(family: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", OTHERS)
+@pytest.mark.parametrize("family", OTHER_FAMILIES)
 def test_logits_of_another_family(family: str) -> None:
-    check(config_of(family, OTHERS[family]), num_decode_steps=32)
+    check(config_of(family, OTHER_FAMILIES[family]), num_decode_steps=32)
 
 
 QUICK_VARIANTS = ("rotary yarn", "heads wider than the model", "soft caps that bite", "norms without weights")
@@ -50,4 +51,4 @@ def test_logits_of_a_variant(variant: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("family", [*FAMILIES, "mixtral", "gpt_oss"])
 def test_logits_of_a_family_on_cuda(family: str) -> None:
-    check(config_of(family, {**FAMILIES, **OTHERS}[family]), num_decode_steps=32, device="cuda")
+    check(config_of(family, {**FAMILIES, **OTHER_FAMILIES}[family]), num_decode_steps=32, device="cuda")

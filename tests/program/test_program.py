@@ -13,8 +13,9 @@ from autodeploy.llm import load_program
 from autodeploy.ops import OPS
 from autodeploy.program import CacheSpec, Program, ProgramSpec, bind, cache_specs
 from autodeploy.runtime.model import StepInputs
+from autodeploy.testing.families import tiny_model
 from autodeploy.weights import MemorySource
-from tests.families import Built, build, config_of, error, kernel_table, random_model, replay, step_of
+from tests.families import Built, build, config_of, error, kernel_table, replay, step_of
 
 TOKENS = [5, 17, 3, 88, 42, 7, 7, 61, 30, 12, 9, 54, 71, 23, 8, 90, 33, 4, 65, 11]
 FAMILY = "gemma3_text"  # windows, tied weights, a scaled embedding, norms of heads
@@ -22,7 +23,7 @@ FAMILY = "gemma3_text"  # windows, tied weights, a scaled embedding, norms of he
 
 @pytest.fixture(scope="module")
 def source() -> MemorySource:
-    return MemorySource(dict(random_model(config_of(FAMILY)).state_dict()))
+    return MemorySource(dict(tiny_model(config_of(FAMILY)).state_dict()))
 
 
 @pytest.fixture(scope="module")

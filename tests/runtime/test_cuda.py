@@ -12,8 +12,9 @@ from autodeploy.program import Program
 from autodeploy.runtime.engine import Engine
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.settings import RuntimeSettings
+from autodeploy.testing.families import VOCAB_SIZE, tiny_model
 from autodeploy.weights import MemorySource
-from tests.families import VOCAB_SIZE, build, config_of, random_model
+from tests.families import build, config_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.fixture(scope="module")
 def program() -> Program:
     config = config_of("llama")
-    return build(config, MemorySource(dict(random_model(config).state_dict())), device="cuda").program
+    return build(config, MemorySource(dict(tiny_model(config).state_dict())), device="cuda").program
 
 
 def answers(program: Program, num_requests: int, **settings: Any) -> dict[str, list[int]]:
