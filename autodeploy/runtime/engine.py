@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from autodeploy.errors import RecipeError, RequestError
 from autodeploy.runtime.batch import Batch
 from autodeploy.runtime.completion import Completion, Generation
-from autodeploy.runtime.graphs import decode_buckets
+from autodeploy.runtime.graphs import Bucket, decode_buckets, mixed_buckets
 from autodeploy.runtime.memory import resolve_num_pages
 from autodeploy.runtime.model import Model
 from autodeploy.runtime.outputs import PromptLogprobs, RequestOutput
@@ -65,7 +65,7 @@ class Engine:
             settings.page_size,
             settings.max_batch_size,
             self.scheduler.max_len,
-            decode_buckets(settings.max_batch_size) if on_gpu and settings.cuda_graphs else (),
+            _buckets(settings) if on_gpu and settings.cuda_graphs else (),
         )
         self._overlaps = on_gpu if settings.overlap is None else settings.overlap
         self._under_way: Launched | None = None
@@ -216,3 +216,7 @@ class Engine:
         check_token_ids("stop_token_ids", params.stop_token_ids or [], self._vocab_size)
         if params.stop_strings and self.tokenizer is None:
             raise RequestError("stop strings need a tokenizer, which this model has not: use stop_token_ids")
+
+
+def _buckets(settings: RuntimeSettings) -> tuple[Bucket, ...]:
+    return decode_buckets(settings.max_batch_size) + mixed_buckets(settings.max_num_tokens)

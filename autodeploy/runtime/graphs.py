@@ -1,61 +1,91 @@
-"""Decode steps as CUDA graphs: the host replays a whole step with one call."""
+"""Steps as CUDA graphs: the host replays a whole step with one call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from autodeploy.runtime.packing import PackedStep
+
 _WARM_UPS = 2  # kernels compile at the first call, and libraries choose theirs
 
 
-def decode_buckets(max_batch_size: int) -> tuple[int, ...]:
-    """The batch sizes that get a graph of their own, so that padding never adds more than a few rows in a hundred."""
+class Bucket(NamedTuple):
+    """The size of a captured step. Where both are equal, each request has one token."""
+
+    num_tokens: int
+    num_requests: int
+
+
+def decode_buckets(max_batch_size: int) -> tuple[Bucket, ...]:
+    """The batch sizes whose decode steps are captured: padding adds few rows, and none in the largest."""
     sizes = [1, 2, 4, *range(8, 32, 8), *range(32, 256, 16), *range(256, max_batch_size, 32)]
-    return (*(size for size in sizes if size < max_batch_size), max_batch_size)
+    return tuple(Bucket(size, size) for size in (*(one for one in sizes if one < max_batch_size), max_batch_size))
 
 
-class DecodeGraphs:
-    """A graph for each of some batch sizes; smaller batches are padded with the scrap row.
+def mixed_buckets(max_num_tokens: int) -> tuple[Bucket, ...]:
+    """Steps with chunks of prompts that are captured: the small ones, which a GPU computes faster than a host launches.
 
-    `step` takes int64 `[3, B]` on the device, as `Tables.decode_inputs` does, and gives logits `[B, vocab_size]`. The
-    graphs share their memory, so that the logits of one replay are gone with the next.
+    The others keep the GPU busy for longer than their launch takes, and run as they are.
+    """
+    return tuple(Bucket(size, size // 2) for size in (16, 32, 64, 128, 256, 512) if size <= max_num_tokens)
+
+
+class StepGraphs:
+    """A graph for each of some buckets; smaller steps are padded with tokens of nobody.
+
+    `step` takes a `PackedStep` on the device and gives logits `[R, vocab_size]`. The graphs share their memory, so that
+    the logits of one replay are gone with the next.
     """
 
     def __init__(
-        self, sizes: Sequence[int], step: Callable[[Tensor], Tensor], scrap_row: int, device: torch.device
+        self,
+        buckets: Iterable[Bucket],
+        step: Callable[[PackedStep], Tensor],
+        scrap_row: int,
+        device: torch.device,
     ) -> None:
-        self._sizes = tuple(sorted(sizes))
-        self._padding = torch.tensor([[scrap_row], [0], [0]])
-        self._inputs = {size: self._padding.repeat(1, size).to(device) for size in self._sizes}
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        self._scrap_row = scrap_row
+        self._graphs: dict[Bucket, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
+        nothing = PackedStep(torch.empty(3, 0).long(), torch.empty(3, 0).long(), torch.empty(0).long())
         pool = torch.cuda.graph_pool_handle()
-        for size in reversed(self._sizes):  # the largest first: the others find room in its memory
-            self._graphs[size] = _capture(step, self._inputs[size], pool)
+        for bucket in sorted(buckets, reverse=True):  # the largest first: the others find room in its memory
+            flat = nothing.padded(*bucket, scrap_row).flat().to(device)
+            packed = PackedStep.from_flat(flat, *bucket)
+            self._graphs[bucket] = (*_capture(step, packed, pool), flat)
+        self._buckets = sorted(self._graphs)
 
-    def run(self, decode: Tensor) -> Tensor:
-        """Logits `[B, vocab_size]` of a step, from int64 `[3, B]` on the host; B is at most the largest size."""
-        num_requests = decode.shape[1]
-        size = next(size for size in self._sizes if size >= num_requests)
-        padded = torch.cat((decode, self._padding.expand(3, size - num_requests)), dim=1)
-        self._inputs[size].copy_(padded.pin_memory(), non_blocking=True)
-        graph, logits = self._graphs[size]
+    def find(self, packed: PackedStep) -> Bucket | None:
+        """The smallest bucket of its kind (decode or mixed) that a step fits in."""
+        decode = packed.num_tokens == packed.num_requests
+        for bucket in self._buckets:
+            if (bucket.num_tokens == bucket.num_requests) is decode and (
+                packed.num_tokens <= bucket.num_tokens and packed.num_requests <= bucket.num_requests
+            ):
+                return bucket if len(packed.logit_rows) <= bucket.num_requests else None
+        return None
+
+    def run(self, bucket: Bucket, packed: PackedStep) -> Tensor:
+        """Logits `[R, vocab_size]` of a step on the host that fits in `bucket`."""
+        graph, logits, inputs = self._graphs[bucket]
+        inputs.copy_(packed.padded(*bucket, self._scrap_row).flat().pin_memory(), non_blocking=True)
         graph.replay()
-        return logits[:num_requests]
+        return logits[: len(packed.logit_rows)]
 
 
 def _capture(
-    step: Callable[[Tensor], Tensor], inputs: Tensor, pool: Any
+    step: Callable[[PackedStep], Tensor], packed: PackedStep, pool: Any
 ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UPS):
-            step(inputs)
+            step(packed)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
-        logits = step(inputs)
+        logits = step(packed)
     return graph, logits

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from autodeploy.runtime.batch import Batch, BatchItem
-from autodeploy.runtime.graphs import DecodeGraphs
+from autodeploy.runtime.graphs import Bucket, StepGraphs
 from autodeploy.runtime.logprobs import TokenLogprobs, token_logprobs
-from autodeploy.runtime.model import Model, StepInputs
+from autodeploy.runtime.model import Model
+from autodeploy.runtime.packing import PackedStep
 from autodeploy.runtime.sampler import Sampler
-from autodeploy.runtime.tables import UNKNOWN, Tables, to_device
+from autodeploy.runtime.tables import Tables, to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Launched:
 class Runner:
     """Owns the cache, and the tables with a row for each running request.
 
-    `graph_sizes` are the batch sizes whose decode steps become CUDA graphs, none of them elsewhere.
+    `buckets` are the sizes of steps that become CUDA graphs, none of them elsewhere.
     """
 
     def __init__(
@@ -61,31 +62,25 @@ class Runner:
         page_size: int,
         max_batch_size: int,
         max_len: int,
-        graph_sizes: Sequence[int] = (),
+        buckets: Sequence[Bucket] = (),
     ) -> None:
         self._model = model
         self._device = model.device
         self._cache = model.new_cache(num_pages + 1, page_size)  # the last one takes what padding writes
         self._tables = Tables(max_batch_size, -(-max_len // page_size), page_size, num_pages, model.device)
         self._sampler = Sampler(model.vocab_size, max_batch_size, model.device)
-        self._graphs: DecodeGraphs | None = None
-        if graph_sizes:
+        self._graphs: StepGraphs | None = None
+        if buckets:
             with torch.inference_mode():
-                self._graphs = DecodeGraphs(graph_sizes, self._decode, self._tables.scrap_row, model.device)
+                self._graphs = StepGraphs(buckets, self._forward, self._tables.scrap_row, model.device)
 
     @torch.inference_mode()
     def launch(self, batch: Batch) -> Launched:
         """Start computing a batch that has at least one item."""
         items = batch.items
         self._tables.show_pages(items)
-        if batch.is_decode:
-            decode = torch.tensor(
-                [[item.row for item in items], [item.first for item in items], [_token_of(item) for item in items]]
-            )
-            run = self._graphs.run if self._graphs is not None else self._run_decode
-            return self._sample(batch, run(decode), {})
         rows_of = _logit_rows(items)
-        logits = self._model.forward(self._mixed_inputs(items, rows_of), self._cache)
+        logits = self._run(PackedStep.of(items, list(chain.from_iterable(rows_of))))
         prompt_logprobs = _prompt_logprobs(logits, items, rows_of)
         ends = accumulate(map(len, rows_of))
         last = [end - 1 for end, item in zip(ends, items, strict=True) if item.samples]
@@ -93,11 +88,15 @@ class Runner:
             logits = logits[to_device(torch.tensor(last, dtype=torch.int64), self._device)]
         return self._sample(batch, logits, prompt_logprobs)
 
-    def _decode(self, decode: Tensor) -> Tensor:
-        return self._model.forward(self._tables.decode_inputs(decode), self._cache)
+    def _run(self, packed: PackedStep) -> Tensor:
+        bucket = self._graphs.find(packed) if self._graphs is not None else None
+        if self._graphs is not None and bucket is not None:
+            return self._graphs.run(bucket, packed)
+        flat = to_device(packed.flat(), self._device)
+        return self._forward(PackedStep.from_flat(flat, packed.num_tokens, packed.num_requests))
 
-    def _run_decode(self, decode: Tensor) -> Tensor:
-        return self._decode(to_device(decode, self._device))
+    def _forward(self, packed: PackedStep) -> Tensor:
+        return self._model.forward(self._tables.inputs_of(packed), self._cache)
 
     def _sample(self, batch: Batch, logits: Tensor, prompt_logprobs: dict[int, list[TokenLogprobs]]) -> Launched:
         """Sample from `logits [N, vocab_size]`, a row for each of N sampling items, and send the tokens to the host."""
@@ -115,39 +114,6 @@ class Runner:
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         return Launched(batch, on_host, copied, logprobs, prompt_logprobs)
-
-    def _mixed_inputs(self, items: Sequence[BatchItem], rows_of: Sequence[range]) -> StepInputs:
-        """The tensors of a step with chunks of prompts."""
-        rows = torch.tensor([item.row for item in items])
-        first = torch.tensor([item.first for item in items])
-        num_tokens = torch.tensor([item.num_tokens for item in items])
-        query_start = torch.nn.functional.pad(num_tokens.cumsum(0), (1, 0))
-        token_ids = torch.tensor(list(chain.from_iterable(map(_tokens_of, items))))
-        positions = torch.arange(len(token_ids)) + (first - query_start[:-1]).repeat_interleave(num_tokens)
-        of_tokens = torch.stack((token_ids, positions, rows.repeat_interleave(num_tokens)))
-        token_ids, positions, row_of_token = to_device(of_tokens, self._device)
-        of_requests = to_device(torch.stack((rows, first + num_tokens, query_start[1:])), self._device)
-        zero = of_requests.new_zeros(1)
-        return StepInputs(
-            input_ids=self._tables.known_tokens(token_ids, row_of_token),
-            position_ids=positions,
-            query_start=torch.cat((zero, of_requests[2])).int(),
-            context_len=of_requests[1].int(),
-            page_table=self._tables.pages_of(of_requests[0]),
-            slots=self._tables.slots(row_of_token, positions),
-            logit_rows=to_device(torch.tensor(list(chain.from_iterable(rows_of)), dtype=torch.int64), self._device),
-        )
-
-
-def _tokens_of(item: BatchItem) -> list[int]:
-    """The token ids of an item; its only one may be unknown here."""
-    return item.request.token_ids[item.first : item.first + item.num_tokens] or [UNKNOWN]
-
-
-def _token_of(item: BatchItem) -> int:
-    """The only token id of an item."""
-    token_ids = item.request.token_ids
-    return token_ids[item.first] if item.first < len(token_ids) else UNKNOWN
 
 
 def _logit_rows(items: Sequence[BatchItem]) -> list[range]:

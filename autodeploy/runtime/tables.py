@@ -9,16 +9,14 @@ from torch import Tensor
 
 from autodeploy.runtime.batch import BatchItem
 from autodeploy.runtime.model import StepInputs
-
-UNKNOWN = -1
-"""Stands for a token id that only the device knows: the last one sampled for its row."""
+from autodeploy.runtime.packing import PackedStep
 
 
 class Tables:
     """A row for each running request, and one more, `scrap_row`, whose pages are nobody's: padding goes there."""
 
     def __init__(self, num_rows: int, max_pages: int, page_size: int, scrap_page: int, device: torch.device) -> None:
-        self.page_size = page_size
+        self._page_size = page_size
         self.scrap_row = num_rows
         self._device = device
         self._page_table = torch.full((num_rows + 1, max_pages), scrap_page, dtype=torch.int32, device=device)
@@ -42,36 +40,27 @@ class Tables:
         """Remember `token_ids` int64 `[N]` as the last ones of `rows` int64 `[N]`, both on the device."""
         self._last_tokens[rows] = token_ids
 
-    def known_tokens(self, token_ids: Tensor, rows: Tensor) -> Tensor:
-        """`token_ids [T]` on the device with each `UNKNOWN` replaced by the last token of its row in `rows [T]`."""
-        return torch.where(token_ids < 0, self._last_tokens[rows], token_ids)
+    def inputs_of(self, step: PackedStep) -> StepInputs:
+        """What the model takes for a step that is on the device.
 
-    def slots(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """Where the keys and values of positions `[T]` of `rows [T]` go: int64 `[T]`."""
-        pages = self._page_table[rows, positions // self.page_size].long()
-        return pages * self.page_size + positions % self.page_size
-
-    def pages_of(self, rows: Tensor) -> Tensor:
-        """The page table int32 `[B, max_pages]` of the requests at `rows [B]`."""
-        return self._page_table[rows]
-
-    def decode_inputs(self, decode: Tensor) -> StepInputs:
-        """The step in which each of B requests computes one token, from `decode` int64 `[3, B]` on the device.
-
-        Its rows are the requests' rows, the positions of their tokens, and the token ids. Nothing here waits for the
-        device, so that a CUDA graph can hold it.
+        Nothing here waits for the device, so that a CUDA graph can hold it.
         """
-        rows, positions, token_ids = decode
-        count = torch.arange(len(rows) + 1, device=self._device)
+        token_ids, positions, row_of_token = step.tokens
+        rows, context_len, ends = step.requests
         return StepInputs(
-            input_ids=self.known_tokens(token_ids, rows),
+            input_ids=torch.where(token_ids < 0, self._last_tokens[row_of_token], token_ids),
             position_ids=positions,
-            query_start=count.int(),
-            context_len=(positions + 1).int(),
-            page_table=self.pages_of(rows),
-            slots=self.slots(rows, positions),
-            logit_rows=count[:-1],
+            query_start=torch.nn.functional.pad(ends, (1, 0)).int(),
+            context_len=context_len.int(),
+            page_table=self._page_table[rows],
+            slots=self._slots(row_of_token, positions),
+            logit_rows=step.logit_rows,
         )
+
+    def _slots(self, rows: Tensor, positions: Tensor) -> Tensor:
+        """Where the keys and values of positions `[T]` of `rows [T]` go: int64 `[T]`."""
+        pages = self._page_table[rows, positions // self._page_size].long()
+        return pages * self._page_size + positions % self._page_size
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

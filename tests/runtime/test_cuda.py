@@ -12,16 +12,16 @@ from autodeploy.program import Program
 from autodeploy.runtime.engine import Engine
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.settings import RuntimeSettings
-from autodeploy.testing.families import VOCAB_SIZE, tiny_model
+from autodeploy.testing.families import VOCAB_SIZE, tiny_config, tiny_model
 from autodeploy.weights import MemorySource
-from tests.families import build, config_of
+from tests.families import build
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    config = config_of("llama")
+    config = tiny_config("llama")
     return build(config, MemorySource(dict(tiny_model(config).state_dict())), device="cuda").program
 
 

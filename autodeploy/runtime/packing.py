@@ -1,0 +1,86 @@
+"""A step as three small integer tensors: what the host sends to the device for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autodeploy.runtime.batch import BatchItem
+
+UNKNOWN = -1
+"""Stands for a token id that only the device knows: the last one sampled for its row."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStep:
+    """T tokens of B requests, of which R rows need logits; int64, on the host or on the device.
+
+    `tokens [3, T]`: the token's id (or `UNKNOWN`), its position, the row of its request in the runner's tables.
+    `requests [3, B]`: that row, the tokens then in the cache, the end of the request's tokens in the step.
+    `logit_rows [R]`.
+    """
+
+    tokens: Tensor
+    requests: Tensor
+    logit_rows: Tensor
+
+    @classmethod
+    def of(cls, items: Sequence[BatchItem], logit_rows: Sequence[int]) -> PackedStep:
+        """The step that computes `items`."""
+        rows = torch.tensor([item.row for item in items])
+        first = torch.tensor([item.first for item in items])
+        num_tokens = torch.tensor([item.num_tokens for item in items])
+        ends = num_tokens.cumsum(0)
+        token_ids = torch.tensor([token_id for item in items for token_id in _token_ids(item)])
+        positions = torch.arange(len(token_ids)) + (first - ends + num_tokens).repeat_interleave(num_tokens)
+        return cls(
+            torch.stack((token_ids, positions, rows.repeat_interleave(num_tokens))),
+            torch.stack((rows, first + num_tokens, ends)),
+            torch.tensor(logit_rows, dtype=torch.int64),
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return self.tokens.shape[1]
+
+    @property
+    def num_requests(self) -> int:
+        """B."""
+        return self.requests.shape[1]
+
+    def padded(self, num_tokens: int, num_requests: int, scrap_row: int) -> PackedStep:
+        """The step with more tokens, requests and logit rows (as many as requests), all of which belong to nobody.
+
+        Added tokens have the row `scrap_row`. A request that is added has one of them each while they last.
+        """
+        more_tokens = num_tokens - self.num_tokens
+        more_requests = num_requests - self.num_requests
+        ends = self.num_tokens + torch.arange(1, more_requests + 1).clamp(max=more_tokens)
+        lengths = torch.ones(more_requests, dtype=torch.int64)
+        rows = torch.full((more_requests,), scrap_row)
+        of_tokens = torch.tensor([[0], [0], [scrap_row]]).expand(3, more_tokens)
+        return PackedStep(
+            torch.cat((self.tokens, of_tokens), dim=1),
+            torch.cat((self.requests, torch.stack((rows, lengths, ends))), dim=1),
+            torch.nn.functional.pad(self.logit_rows, (0, num_requests - len(self.logit_rows))),
+        )
+
+    def flat(self) -> Tensor:
+        """All of it in one tensor, so that one copy takes it to the device."""
+        return torch.cat((self.tokens.flatten(), self.requests.flatten(), self.logit_rows))
+
+    @classmethod
+    def from_flat(cls, flat: Tensor, num_tokens: int, num_requests: int) -> PackedStep:
+        """The step that `flat` made a tensor of."""
+        end_of_tokens, end_of_requests = 3 * num_tokens, 3 * (num_tokens + num_requests)
+        tokens, requests = flat[:end_of_tokens], flat[end_of_tokens:end_of_requests]
+        return cls(tokens.view(3, -1), requests.view(3, -1), flat[end_of_requests:])
+
+
+def _token_ids(item: BatchItem) -> list[int]:
+    """The token ids of an item; where there is only one, it may be unknown here."""
+    return item.request.token_ids[item.first : item.first + item.num_tokens] or [UNKNOWN]
