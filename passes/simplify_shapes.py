@@ -43,7 +43,8 @@ def _flatten(node: Node) -> Node:
 def _size_node(before: Node, source: Node, dim: int) -> Node:
     """A node of the size of `source` at `dim`: an earlier one or an input's, so that `source` has no user for it."""
     size = str(value(source).shape[dim])
-    for node in before.graph.find_nodes(op="call_function", target=aten.sym_size.int):
+    earlier: list[Node] = before.graph.find_nodes(op="call_function", target=aten.sym_size.int)
+    for node in earlier:
         if str(node.meta["val"]) == size and node < before:
             return node
     inputs = before.graph.find_nodes(op="placeholder")

@@ -33,7 +33,7 @@ def lift_attributes(
         value = values[spec.target]
         if _is_constant(spec, value):
             constants[spec.target] = value.detach()
-        set_attribute(module, spec.target, value.detach().to("meta"))
+        set_attribute(module, spec.target, _on_meta(spec, value))
         with module.graph.inserting_before(node):
             attribute = module.graph.get_attr(spec.target)
         attribute.meta = dict(node.meta)
@@ -47,6 +47,12 @@ def lift_attributes(
 def _is_constant(spec: InputSpec, value: torch.Tensor) -> bool:
     """Whether the tensor is computed by the model's code, and so in no checkpoint: its value is real."""
     return spec.kind is not InputKind.PARAMETER and value.device.type != "meta"
+
+
+def _on_meta(spec: InputSpec, value: torch.Tensor) -> torch.Tensor:
+    """The tensor without its data; a parameter stays one, since passes may compute with what is none."""
+    tensor = value.detach().to("meta")
+    return torch.nn.Parameter(tensor, requires_grad=False) if spec.kind is InputKind.PARAMETER else tensor
 
 
 def _return_first(module: GraphModule) -> None:

@@ -18,7 +18,6 @@ _MAY_RETURN_INPUT = frozenset(
         aten.dropout.default,
         aten.feature_dropout.default,
         aten.type_as.default,
-        aten.einsum.default,
         aten.sum_to_size.default,
         aten.broadcast_tensors.default,
         aten.meshgrid.default,
@@ -53,9 +52,25 @@ def aliased(node: Node) -> list[Node]:
     """The arguments that the result of a call may share memory with."""
     if node.op != "call_function":
         return []
-    if node.target is operator.getitem or node.target in _MAY_RETURN_INPUT:
-        return [] if _converts(node) else node.all_input_nodes
-    return [] if _converts(node) else list(_arguments(node, write=None))
+    if _converts(node):
+        return []
+    sources = node.all_input_nodes
+    if node.target is aten.einsum.default:  # of one operand it may be a transpose
+        return sources if len(sources) == 1 else []
+    if node.target is operator.getitem:  # one of several results: of a view, or with memory of its own
+        return sources if aliased(sources[0]) else []
+    if node.target in _MAY_RETURN_INPUT:
+        return sources
+    return list(_arguments(node, write=None))
+
+
+def is_pure(node: Node) -> bool:
+    """Whether a node gives the same whenever it runs, and does nothing else; inputs of the graph do not count."""
+    if node.op == "get_attr":
+        return True
+    if node.op != "call_function" or node.is_impure() or isinstance(node.target, torch._ops.HigherOrderOperator):
+        return False
+    return torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
 
 
 def _converts(node: Node) -> bool:
