@@ -82,8 +82,8 @@ def _one_cache_dtype(
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
 ) -> str | None:
-    if alibi_slopes is not None:
-        return "ALiBi is not served"
+    if scale <= 0:
+        return "the scale is not positive"
     if max(q.shape[-1], v.shape[-1]) > 256:
         return "heads wider than 256 do not fit a program's registers"
     return _one_dtype(q, k, v, key_pages, value_pages, sinks)

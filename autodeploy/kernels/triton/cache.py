@@ -1,0 +1,90 @@
+"""Writing the keys and values of a step into the paged cache."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from autodeploy.kernels.triton.launch import await_inputs, overlap
+
+
+@triton.jit
+def _write_cache_kernel(
+    k,
+    v,
+    key_pages,
+    value_pages,
+    slots,
+    query_start,
+    out,
+    counters,
+    k_stride,
+    v_stride,
+    out_stride,
+    requests,
+    page_size,
+    kv_heads: tl.constexpr,
+    key_width: tl.constexpr,
+    value_width: tl.constexpr,
+    overlapped: tl.constexpr,
+    BLOCK: tl.constexpr,  # noqa: N803
+    HEADS: tl.constexpr,  # noqa: N803
+) -> None:
+    """Row t goes to slot slots[t]; a padding row also gets its zeros. The row's counters start at zero."""
+    await_inputs(overlapped)
+    row = tl.program_id(0).to(tl.int64)
+    slot = tl.load(slots + row)
+    page, offset = slot // page_size, slot % page_size
+    for start in tl.static_range(0, kv_heads * key_width, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        inside = at < kv_heads * key_width
+        to = ((page * kv_heads + at // key_width) * page_size + offset) * key_width + at % key_width
+        tl.store(key_pages + to, tl.load(k + row * k_stride + at, mask=inside), mask=inside)
+    for start in tl.static_range(0, kv_heads * value_width, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        inside = at < kv_heads * value_width
+        to = ((page * kv_heads + at // value_width) * page_size + offset) * value_width + at % value_width
+        tl.store(value_pages + to, tl.load(v + row * v_stride + at, mask=inside), mask=inside)
+    head = tl.arange(0, HEADS)
+    tl.store(counters + row * kv_heads + head, tl.zeros((HEADS,), tl.int32), mask=head < kv_heads)
+    if row >= tl.load(query_start + requests):
+        for column in range(0, out_stride, BLOCK):
+            columns = column + tl.arange(0, BLOCK)
+            zeros = tl.zeros((BLOCK,), out.dtype.element_ty)
+            tl.store(out + row * out_stride + columns, zeros, mask=columns < out_stride)
+
+
+def write_cache(
+    k: Tensor,
+    v: Tensor,
+    key_pages: Tensor,
+    value_pages: Tensor,
+    slots: Tensor,
+    query_start: Tensor,
+    out: Tensor,
+    counters: Tensor,
+) -> None:
+    """Write `k [T, Hk, D]` and `v [T, Hk, Dv]` to their slots; zero the padding rows of out, and `counters [T, Hk]`."""
+    kv_heads, key_width, value_width = k.shape[1], k.shape[2], v.shape[2]
+    _write_cache_kernel[(k.shape[0],)](
+        k,
+        v,
+        key_pages,
+        value_pages,
+        slots,
+        query_start,
+        out,
+        counters,
+        k.stride(0),
+        v.stride(0),
+        out.stride(0),
+        query_start.shape[0] - 1,
+        key_pages.shape[2],
+        kv_heads,
+        key_width,
+        value_width,
+        BLOCK=min(triton.next_power_of_2(kv_heads * max(key_width, value_width)), 1024),
+        HEADS=triton.next_power_of_2(kv_heads),
+        **overlap(k.device),
+    )

@@ -1,0 +1,275 @@
+"""Attention of single rows over a paged cache, split over the cache (flash-decoding; Dao et al., 2023).
+
+A program takes one row, one key-value head with all query heads that share it, and one share of the context. Keys and
+values are the left operands of the matrix units, so that the cache, not the few queries, fills the instructions. The
+last program of a row and head to finish merges the shares, in the order of the shares: no second launch, and results
+that do not depend on who was last. How many shares there are follows from shapes alone, how long they are from the
+context: nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from autodeploy.kernels.triton.launch import await_inputs, multiprocessors, overlap
+from autodeploy.kernels.triton.paged import Paged, Scoring
+from autodeploy.kernels.triton.scores import bend, key_rows
+
+MAX_SHARES = 128
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """Keys a turn; programs a row and key-value head (0: chosen by `num_shares`); the least keys of a share."""
+
+    block_keys: int = 64
+    shares: int = 0
+    least_keys: int = 256
+    num_warps: int = 4
+    num_stages: int = 3
+
+
+def num_shares(rows: int, kv_heads: int, max_context: int, least_keys: int, processors: int) -> int:
+    """Into how many shares a context is cut, so that some four programs a multiprocessor are at hand."""
+    wanted = -(-4 * processors // max(rows * kv_heads, 1))
+    return max(1, min(wanted, -(-max_context // least_keys), MAX_SHARES))
+
+
+@triton.jit
+def _find_request(query_start, row, requests):
+    """The request that owns a row: in a decode step the one of the same number, otherwise by bisection."""
+    guess = tl.minimum(row, requests - 1)
+    low = guess
+    if (tl.load(query_start + guess) > row) | (tl.load(query_start + guess + 1) <= row):
+        low, high = guess * 0, guess * 0 + requests
+        while low < high:
+            middle = (low + high) // 2
+            if tl.load(query_start + middle + 1) <= row:
+                low = middle + 1
+            else:
+                high = middle
+    return low
+
+
+@triton.jit
+def _decode_kernel(
+    q,
+    key_pages,
+    value_pages,
+    query_start,
+    context_len,
+    page_table,
+    sinks,
+    alibi_slopes,
+    out,
+    shares,
+    tops,
+    totals,
+    counters,
+    q_stride,
+    table_stride,
+    requests,
+    num_shares,
+    least_keys,
+    scale,
+    softcap,
+    window,
+    heads: tl.constexpr,
+    kv_heads: tl.constexpr,
+    key_width: tl.constexpr,
+    value_width: tl.constexpr,
+    has_softcap: tl.constexpr,
+    has_window: tl.constexpr,
+    by_request: tl.constexpr,
+    overlapped: tl.constexpr,
+    PAGE: tl.constexpr,  # noqa: N803
+    BLOCK_ROWS: tl.constexpr,  # noqa: N803
+    BLOCK_KEYS: tl.constexpr,  # noqa: N803
+    KEY_WIDTH: tl.constexpr,  # noqa: N803
+    VALUE_WIDTH: tl.constexpr,  # noqa: N803
+    SHARES: tl.constexpr,  # noqa: N803
+    STAGES: tl.constexpr,  # noqa: N803
+) -> None:
+    await_inputs(overlapped)
+    kv_head = tl.program_id(1)
+    share = tl.program_id(2)
+    if by_request:  # requests of several rows are left to the prefill kernel
+        request = tl.program_id(0)
+        row = tl.load(query_start + request)
+        end = tl.load(query_start + request + 1)
+        if end - row != 1:
+            return
+    else:
+        row = tl.program_id(0)
+        if row >= tl.load(query_start + requests):
+            return
+        request = _find_request(query_start, row, requests)
+        end = tl.load(query_start + request + 1)
+    position = tl.load(context_len + request) - end + row
+    stop = position + 1
+    oldest = stop * 0
+    if has_window:
+        oldest = tl.maximum(stop - window, 0) // BLOCK_KEYS * BLOCK_KEYS
+    length = tl.maximum(tl.cdiv(stop - oldest, num_shares), least_keys)
+    length = tl.cdiv(length, BLOCK_KEYS) * BLOCK_KEYS
+    first = oldest + share * length
+    if first >= stop:
+        return
+
+    group: tl.constexpr = heads // kv_heads
+    lane = tl.arange(0, BLOCK_ROWS)
+    head = kv_head * group + lane
+    real = lane < group
+    key_column = tl.arange(0, KEY_WIDTH)
+    value_column = tl.arange(0, VALUE_WIDTH)
+    row64 = tl.cast(row, tl.int64)
+    queries = tl.load(
+        q + row64 * q_stride + head[None, :] * key_width + key_column[:, None],
+        mask=real[None, :] & (key_column[:, None] < key_width),
+        other=0.0,
+    )
+    slopes = None
+    if alibi_slopes is not None:
+        slopes = tl.load(alibi_slopes + head, mask=real, other=0.0)[None, :]
+    largest = tl.full((BLOCK_ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK_ROWS,), tl.float32)
+    if sinks is not None:
+        sink = tl.load(sinks + head, mask=real, other=0.0).to(tl.float32) * 1.4426950408889634
+        largest = tl.where(share == 0, sink, largest)
+        total = tl.where(share == 0, 1.0, total)
+    values = tl.zeros((VALUE_WIDTH, BLOCK_ROWS), tl.float32)
+
+    table = page_table + tl.cast(request, tl.int64) * table_stride
+    for tile in tl.range(first, tl.minimum(first + length, stop), BLOCK_KEYS, num_stages=STAGES):
+        key = tile + tl.arange(0, BLOCK_KEYS)
+        known = key < stop
+        at = key_rows(table, key, known, kv_head, kv_heads, PAGE, BLOCK_KEYS)
+        keys = tl.load(
+            key_pages + at[:, None] * key_width + key_column[None, :],
+            mask=known[:, None] & (key_column[None, :] < key_width),
+            other=0.0,
+        )
+        scores = tl.dot(keys, queries, input_precision="ieee")
+        scores, factor = bend(scores, scale, softcap, slopes, (position - key)[:, None], has_softcap)
+        visible = known
+        if has_window:
+            visible = known & (key >= stop - window)
+        scores = tl.where(visible[:, None], scores, float("-inf"))
+        top = tl.maximum(largest, tl.max(scores, axis=0) * factor)
+        keep = tl.exp2(largest - top)
+        weights = tl.exp2(scores * factor - top[None, :])
+        total = total * keep + tl.sum(weights, axis=0)
+        tile_values = tl.load(
+            value_pages + at[:, None] * value_width + value_column[None, :],
+            mask=known[:, None] & (value_column[None, :] < value_width),
+            other=0.0,
+        )
+        values = values * keep[None, :]
+        values = tl.dot(tl.trans(tile_values), weights.to(tile_values.dtype), values, input_precision="ieee")
+        largest = top
+
+    to = out + (row64 * heads + head[None, :]) * value_width + value_column[:, None]
+    wanted = real[None, :] & (value_column[:, None] < value_width)
+    used = tl.cdiv(stop - oldest, length)
+    if used == 1:
+        tl.store(to, (values / total[None, :]).to(out.dtype.element_ty), mask=wanted)
+        return
+    slot = row64 * kv_heads + kv_head
+    from_share = (slot * num_shares + share) * group + lane
+    tl.store(tops + from_share, largest, mask=real)
+    tl.store(totals + from_share, total, mask=real)
+    tl.store(shares + from_share[None, :] * value_width + value_column[:, None], values, mask=wanted)
+    tl.debug_barrier()  # every thread's part is written before the count says so
+    if tl.atomic_add(counters + slot, 1, sem="acq_rel") != used - 1:
+        return
+
+    tl.debug_barrier()
+    which = tl.arange(0, SHARES)
+    present = (which[:, None] < used) & real[None, :]
+    from_shares = slot * num_shares * group + which[:, None] * group + lane[None, :]
+    all_tops = tl.load(tops + from_shares, mask=present, other=float("-inf"), cache_modifier=".cg")
+    all_totals = tl.load(totals + from_shares, mask=present, other=0.0, cache_modifier=".cg")
+    top = tl.where(real, tl.max(all_tops, axis=0), 0.0)
+    total = tl.where(real, tl.sum(all_totals * tl.exp2(all_tops - top[None, :]), axis=0), 1.0)
+    merged = tl.zeros((VALUE_WIDTH, BLOCK_ROWS), tl.float32)
+    for one in tl.range(0, used, loop_unroll_factor=4):
+        from_one = (slot * num_shares + one) * group + lane
+        its_top = tl.load(tops + from_one, mask=real, other=float("-inf"), cache_modifier=".cg")
+        part = tl.load(
+            shares + from_one[None, :] * value_width + value_column[:, None],
+            mask=wanted,
+            other=0.0,
+            cache_modifier=".cg",
+        )
+        merged += part * tl.exp2(its_top - top)[None, :]
+    tl.store(to, (merged / total[None, :]).to(out.dtype.element_ty), mask=wanted)
+
+
+def decode(
+    q: Tensor,
+    paged: Paged,
+    scoring: Scoring,
+    out: Tensor,
+    counters: Tensor,
+    config: DecodeConfig,
+    *,
+    by_request: bool,
+) -> None:
+    """Fill the rows of `out [T, H, Dv]`: those of one-row requests when `by_request`, otherwise all but padding.
+
+    `counters` (int32 `[T, Hk]`) must be zero.
+    """
+    rows, heads, key_width = q.shape
+    _, kv_heads, page_size, value_width = paged.value_pages.shape
+    requests = paged.context_len.shape[0]
+    programs = requests if by_request else rows
+    shares = config.shares or num_shares(
+        programs, kv_heads, paged.page_table.shape[1] * page_size, config.least_keys, multiprocessors(q.device)
+    )
+    kept = shares if shares > 1 else 0  # a single share needs no memory of its own
+    parts = torch.empty((rows, kept, heads, value_width), dtype=torch.float32, device=q.device)
+    tops, totals = torch.empty((2, rows, kept, heads), dtype=torch.float32, device=q.device)
+    _decode_kernel[(programs, kv_heads, shares)](
+        q,
+        paged.key_pages,
+        paged.value_pages,
+        paged.query_start,
+        paged.context_len,
+        paged.page_table,
+        scoring.sinks,
+        scoring.alibi_slopes,
+        out,
+        parts,
+        tops,
+        totals,
+        counters,
+        q.stride(0),
+        paged.page_table.stride(0),
+        requests,
+        shares,
+        config.least_keys,
+        scoring.scale,
+        scoring.softcap or 0.0,
+        scoring.window or 0,
+        heads,
+        kv_heads,
+        key_width,
+        value_width,
+        scoring.softcap is not None,
+        scoring.window is not None,
+        by_request,
+        PAGE=page_size,
+        BLOCK_ROWS=max(16, triton.next_power_of_2(heads // kv_heads)),
+        BLOCK_KEYS=config.block_keys,
+        KEY_WIDTH=max(16, triton.next_power_of_2(key_width)),
+        VALUE_WIDTH=max(16, triton.next_power_of_2(value_width)),
+        SHARES=triton.next_power_of_2(shares),
+        STAGES=config.num_stages,
+        num_warps=config.num_warps,
+        **overlap(q.device),
+    )

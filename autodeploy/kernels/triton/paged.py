@@ -1,0 +1,29 @@
+"""What the attention kernels share: the cache as a step sees it, and what becomes of a score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Paged:
+    """The cache and the tables of a step, as `ops.paged_attention` takes them."""
+
+    key_pages: Tensor
+    value_pages: Tensor
+    query_start: Tensor
+    context_len: Tensor
+    page_table: Tensor
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The options of `ops.paged_attention`."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    alibi_slopes: Tensor | None = None

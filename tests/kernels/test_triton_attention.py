@@ -1,0 +1,87 @@
+"""Attention over a paged cache, of steps that decode, prefill, or do both."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from autodeploy import ops
+from autodeploy.kernels.triton.paged import Paged, Scoring
+from tests.kernels.device import DEVICE, DTYPES, device_test, kernel
+from tests.kernels.steps import TOLERANCE, Shape, error, make_step
+
+pytest.importorskip("triton")
+from autodeploy.kernels.triton.cache import write_cache
+from autodeploy.kernels.triton.decode import DecodeConfig, decode
+
+DECODE = [(1, 70), (1, 1), (1, 33)]
+MIXED = [(1, 40), (5, 5), (1, 1), (30, 90)]
+
+
+@device_test
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("group", "width"), [(1, 64), (3, 64), (8, 128), (3, 80), (1, 96)])
+@pytest.mark.parametrize("requests", [DECODE, MIXED])
+def test_paged_attention(requests: list[tuple[int, int]], group: int, width: int, dtype: torch.dtype) -> None:
+    shape = Shape(heads=2 * group, kv_heads=2, key_width=width, value_width=width)
+    step = make_step(shape, requests, dtype, padding=3)
+    out, key_pages, value_pages = step.to(DEVICE).call(kernel(ops.paged_attention).run)
+    expected, expected_keys, expected_values = step.expected()
+    assert error(out.cpu(), expected) <= TOLERANCE[dtype]
+    assert not out[-3:].any()
+    assert torch.equal(key_pages.cpu().float().nan_to_num(), expected_keys.nan_to_num())
+    assert torch.equal(value_pages.cpu().float().nan_to_num(), expected_values.nan_to_num())
+
+
+@device_test
+@pytest.mark.parametrize(
+    ("window", "softcap", "sinks", "alibi"),
+    [
+        (None, 5.0, False, False),
+        (None, None, True, True),
+        (None, 5.0, True, True),
+        (1, None, False, True),
+        (17, None, True, False),
+        (17, 5.0, False, True),
+        (64, 5.0, True, False),
+    ],
+)
+@pytest.mark.parametrize("requests", [DECODE, MIXED])
+def test_masks(
+    requests: list[tuple[int, int]], window: int | None, softcap: float | None, sinks: bool, alibi: bool
+) -> None:
+    shape = Shape(heads=4, kv_heads=2, key_width=32, value_width=48, page_size=5)
+    step = make_step(shape, requests, torch.float32, window=window, softcap=softcap, sinks=sinks, alibi=alibi)
+    out = step.to(DEVICE).call(kernel(ops.paged_attention).run)[0]
+    assert error(out.cpu(), step.expected()[0]) <= 2e-5
+
+
+@device_test
+@pytest.mark.parametrize("page_size", [4, 16, 64, 24])
+@pytest.mark.parametrize("requests", [[(0, 0), (3, 40), (0, 0), (1, 20)], [(4, 4), (0, 0), (0, 0), (0, 0), (0, 0)]])
+def test_requests_without_rows(requests: list[tuple[int, int]], page_size: int) -> None:
+    """As a captured step has them: rows are padded, requests are padded, or there are fewer rows than requests."""
+    step = make_step(Shape(page_size=page_size), requests, torch.float32)
+    out = step.to(DEVICE).call(kernel(ops.paged_attention).run)[0]
+    assert error(out.cpu(), step.expected()[0]) <= 2e-5
+
+
+@device_test
+@pytest.mark.parametrize("config", [DecodeConfig(16, 3, 16), DecodeConfig(32, 7, 32), DecodeConfig(16, 0, 16)])
+@pytest.mark.parametrize(("page_size", "window", "sinks"), [(16, None, True), (64, 40, False), (5, 50, True)])
+@pytest.mark.parametrize("by_request", [False, True])
+def test_decode_shares(config: DecodeConfig, page_size: int, window: int | None, sinks: bool, by_request: bool) -> None:
+    """Contexts cut into shares, more of them than some contexts fill."""
+    shape = Shape(heads=6, kv_heads=2, page_size=page_size)
+    step = make_step(shape, [(1, 100), (1, 1), (1, 33)], torch.float32, window=window, sinks=sinks)
+
+    def run(*tensors: Tensor, scale: float, window: int | None = None, sinks: Tensor | None = None) -> Tensor:
+        q, k, v, keys, values, query_start, context_len, table, slots = tensors
+        out, counters = torch.full_like(q, float("nan")), torch.full((3, 2), 9, dtype=torch.int32, device=q.device)
+        write_cache(k, v, keys, values, slots, query_start, out, counters)
+        paged, scoring = Paged(keys, values, query_start, context_len, table), Scoring(scale, window, None, sinks)
+        decode(q, paged, scoring, out, counters, config, by_request=by_request)
+        return out
+
+    assert error(step.to(DEVICE).call(run)[0].cpu(), step.expected()[0]) <= 2e-5

@@ -1,0 +1,38 @@
+"""Norms, rotary embedding and gated activations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autodeploy import ops
+from tests.kernels.device import DTYPES, check, device_test, draw
+
+
+@device_test
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [61, 576])
+@pytest.mark.parametrize(("offset", "wide"), [(0.0, False), (1.0, False), (1.0, True)])
+def test_rms_norm(width: int, offset: float, wide: bool, dtype: torch.dtype) -> None:
+    check(ops.rms_norm, draw(2, 3, width, dtype=dtype), draw(width, dtype=dtype), 1e-5, offset, wide)
+    check(ops.rms_norm, draw(4, 2 * width, dtype=dtype)[:, width:], None, 1e-5, offset, wide)
+
+
+@device_test
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize(("width", "rotary"), [(64, 64), (80, 20)])
+def test_rope(width: int, rotary: int, interleaved: bool, dtype: torch.dtype) -> None:
+    for angle_dtype in {dtype, torch.float32}:
+        cos, sin = draw(7, rotary, dtype=angle_dtype), draw(7, rotary, dtype=angle_dtype)
+        joined = draw(7, 5, width, dtype=dtype)
+        check(ops.rope, joined[:, 1:4], cos, sin, interleaved)
+        check(ops.rope, draw(2, 7, 1, width, dtype=dtype), cos[None], sin[None], interleaved)
+
+
+@device_test
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", list(ops.ACTIVATIONS))
+def test_gated_activation(kind: str, dtype: torch.dtype) -> None:
+    gate, up = draw(2, 3, 2 * 75, dtype=dtype).chunk(2, dim=-1)
+    check(ops.gated_activation, gate, up, kind)
