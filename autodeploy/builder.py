@@ -11,19 +11,22 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from autodeploy import artifact
 from autodeploy.artifact import Artifact
 from autodeploy.artifact.manifest import versions
+from autodeploy.discovery import discover, kernel_table
 from autodeploy.errors import ArtifactError
-from autodeploy.export import load_config, trace_model
+from autodeploy.export import Traced, load_config, trace_model
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import ModelFiles, resolve
-from autodeploy.optimizer import Optimized, Recipe, choose_dtype, optimize, resolve_settings
+from autodeploy.optimizer import Recipe, choose_dtype, compile_graph, resolve_settings, target_device
 from autodeploy.pipeline import PassReport
 from autodeploy.plan import Decision, Plan, recipe_decisions
 from autodeploy.progress import NullProgress, Progress, stage
+from autodeploy.verify import Verification
+from autodeploy.verify.model import model_samples, verify_passes
 from autodeploy.weights.source import RandomSource, SafetensorsSource, TensorSource
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -36,6 +39,7 @@ class _Job:
         self, model: str, *, gpu: str, dtype: str, recipe: str, workload: str, values: Mapping[str, Any], weights: bool
     ) -> None:
         self.choice: GpuChoice = choose_gpu(gpu)
+        self.device = target_device(self.choice)
         self.files: ModelFiles = resolve(model, weights=weights)
         self.config: PretrainedConfig = load_config(self.files.folder)
         self.dtype, self.dtype_reason = choose_dtype(dtype, self.choice, self.config)
@@ -71,6 +75,7 @@ class _Job:
             "load_format": load_format,
             "fuel": fuel,
             "versions": versions(),
+            "plugins": [str(one) for one in discover().providers()],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -101,13 +106,15 @@ def build(
     set: Mapping[str, Any] = _NONE,  # noqa: A002 (the command line's name)
     load_format: str = "auto",
     fuel: int | None = None,
+    verify: bool = False,
     progress: Progress | None = None,
 ) -> Artifact:
     """Trace a model, run a recipe's passes over it, and write the program to the folder `out`.
 
     An artifact of the same model, recipe and versions that is there already is checked and kept. `load_format`
-    "random" takes random weights instead of the checkpoint's. Raises InputError (or one of its kinds) for a model,
-    option or folder that is not valid.
+    "random" takes random weights instead of the checkpoint's. With `verify` every pass is checked first, and what was
+    found is kept in the artifact. Raises InputError (or one of its kinds) for a model, option or folder that is not
+    valid, and VerificationError, leaving nothing, for a pass that moves the numbers further than it declares.
     """
     progress = progress or NullProgress()
     out = Path(out)
@@ -125,37 +132,65 @@ def build(
     progress.plan(job.plan())
     fingerprint = job.fingerprint(load_format, fuel)
     kept = _same(out, fingerprint)
-    if kept is not None:
+    if kept is not None and (kept.verification or not verify):
         progress.note(f"{out} holds this very build already; it was checked and kept")
         return kept
-    optimized, source = _optimize(job, load_format, fuel, progress)
-    assert optimized.spec is not None, "a model of transformers has a spec"
+    traced, source = _trace(job, load_format, progress)
+    details: dict[str, Any] = {"fingerprint": fingerprint, "gpu": job.choice.gpu.name}
+    if verify:
+        details["verification"] = _verify(job, traced, source, fuel, progress).as_dict()
+    compiled = compile_graph(traced, job.recipe, source, job.device, fuel=fuel, observe=_reporter(progress))
+    assert compiled.spec is not None, "a model of transformers has a spec"
+    del traced
     gc.collect()  # the traced graph is cyclic, and would take its place in memory beside the weights
     with stage(progress, "weights"):
         return artifact.save(
             out,
             name=job.files.reference,
-            graph=optimized.graph_module,
-            weights=optimized.weights,
+            graph=compiled.graph_module,
+            weights=compiled.weights,
             source=source,
             config=job.config.to_dict(),
             dtype=str(job.dtype).removeprefix("torch."),
-            devices=("cpu" if job.choice.gpu.is_cpu else "cuda",),
-            recipe=optimized.recipe.as_dict(),
-            history=[report.as_dict() for report in optimized.history],
-            details={"fingerprint": fingerprint, "gpu": job.choice.gpu.name, "program": optimized.spec.as_dict()},
+            devices=(job.device.type,),
+            recipe=compiled.recipe.as_dict(),
+            history=[report.as_dict() for report in compiled.history],
+            details={**details, "program": compiled.spec.as_dict()},
             assets=artifact.tokenizer_assets(job.files.folder),
         )
 
 
-def _optimize(job: _Job, load_format: str, fuel: int | None, progress: Progress) -> tuple[Optimized, TensorSource]:
-    """Trace the model and run the recipe's passes; also where its weights will be read from."""
+def _trace(job: _Job, load_format: str, progress: Progress) -> tuple[Traced, TensorSource]:
+    """The traced model, and where its weights will be read from."""
     with stage(progress, "export"):
         traced = trace_model(job.config, job.dtype)
-    source: TensorSource
-    source = RandomSource.of(traced.model) if load_format == "random" else SafetensorsSource(job.files.folder)
-    observe = _reporter(progress)
-    return optimize(traced, job.recipe, job.choice.gpu.name, source=source, fuel=fuel, observe=observe), source
+    for sentence in kernel_table(job.device).notes:
+        progress.note(sentence)
+    if load_format == "random":
+        return traced, RandomSource.of(traced.model)
+    return traced, SafetensorsSource(job.files.folder)
+
+
+def _verify(job: _Job, traced: Traced, source: TensorSource, fuel: int | None, progress: Progress) -> Verification:
+    with stage(progress, "verify"):
+        return verify_passes(
+            traced,
+            [one for _, one in job.recipe.passes],
+            source=source,
+            samples=model_samples(traced, _tokenizer(job.files.folder)),
+            device=job.device,
+            kernels=kernel_table(job.device),
+            fuel=fuel,
+            observe=lambda _: progress.advance("verify"),
+        )
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The model's tokenizer; None when it came without one."""
+    if not any(folder.glob("tokenizer*")):
+        return None
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer
 
 
 def _reporter(progress: Progress) -> Callable[[PassReport], None]:

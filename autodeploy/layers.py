@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel
 
 from autodeploy.errors import RecipeError, nearest
+from autodeploy.insertion import Place, Staged, insert_passes
 from autodeploy.recipe import Recipe
 from autodeploy.validation import validated
 from autodeploy.yamlfile import Key
@@ -18,13 +19,6 @@ from autodeploy.yamlfile import Key
 PassModel = TypeVar("PassModel", bound=BaseModel)
 Settings = TypeVar("Settings", bound=BaseModel)
 Where = Callable[[Key], str]
-
-
-class Staged(Protocol):
-    """What resolution asks of a pass class beside its fields. Clean-up passes may run at any stage."""
-
-    stage: ClassVar[IntEnum]
-    cleanup: ClassVar[bool]
 
 
 @dataclass(frozen=True)
@@ -63,6 +57,8 @@ class Draft(Generic[PassModel, Settings]):
     runtime_class: type[Settings]
     entries: list[_Entry] = field(default_factory=list)
     runtime: dict[str, tuple[Any, Origin]] = field(default_factory=dict)
+    off: set[str] = field(default_factory=set)
+    """Passes that a recipe turned off by name: they do not come back by their anchors."""
 
     def apply(self, recipe: Recipe, layer: str) -> None:
         """Lay `recipe` on top: passes that are there take its options, new ones join their stage.
@@ -76,9 +72,10 @@ class Draft(Generic[PassModel, Settings]):
             origin = Origin(layer, recipe.where(key), recipe.data.reason)
             there = [] if whole else [index for index, entry in enumerate(self.entries) if entry.name == name]
             if options is None:
-                self.entries = [entry for entry in self.entries if entry.name != name]
+                self._remove(name)
                 after = None
                 continue
+            self.off.discard(name)
             after = there[-1] if there else self._insert(name, origin, after)
             for index in there or [after]:
                 self._configure(self.entries[index], options, _below(recipe, key), origin)
@@ -107,7 +104,7 @@ class Draft(Generic[PassModel, Settings]):
                 f"{origin.where}: a pass is `on` or `off`; its options are set as passes.{name}.OPTION=VALUE"
             )
         if len(path) == 1 and not value:
-            self.entries = [entry for entry in self.entries if entry.name != name]
+            self._remove(name)
         elif len(path) == 1 and not there:
             self._insert(name, origin, None)
         elif len(path) == 2:
@@ -115,6 +112,21 @@ class Draft(Generic[PassModel, Settings]):
                 raise RecipeError(f"{origin.where}: the pipeline has no {name}; {nearest(name, self._names())}")
             for entry in there:
                 self._configure(entry, {path[1]: value}, lambda _: origin.where, origin)
+
+    def insert_anchored(self, providers: Mapping[str, str], off: Iterable[str] = ()) -> None:
+        """Add the passes that say where they belong (`before`, `after`) and are not there, except those `off`.
+
+        `providers` says who brings each, for the record.
+        """
+        staged = cast("Mapping[str, Staged]", self.pass_classes)
+        places = insert_passes(self._names(), staged, self.off.union(off))
+        self.entries = [
+            self.entries[place.listed] if place.listed is not None else _inserted(place, providers) for place in places
+        ]
+
+    def _remove(self, name: str) -> None:
+        self.entries = [entry for entry in self.entries if entry.name != name]
+        self.off.add(name)
 
     def _insert(self, name: str, origin: Origin, after: int | None) -> int:
         """Put a pass behind entry `after` if that is its stage too, or else at the end of its stage."""
@@ -157,10 +169,10 @@ class Draft(Generic[PassModel, Settings]):
             before = name
 
     def _stage(self, name: str) -> IntEnum:
-        return cast("type[Staged]", self.pass_classes[name]).stage
+        return cast("Staged", self.pass_classes[name]).stage
 
     def _is_cleanup(self, name: str) -> bool:
-        return cast("type[Staged]", self.pass_classes[name]).cleanup
+        return cast("Staged", self.pass_classes[name]).cleanup
 
     def _names(self) -> list[str]:
         return [entry.name for entry in self.entries]
@@ -184,6 +196,11 @@ class Draft(Generic[PassModel, Settings]):
                 result.append(Choice(f"passes.{entry.name}.{name}", entry.options[name], origin))
         result += [Choice(f"runtime.{name}", value, origin) for name, (value, origin) in self.runtime.items()]
         return tuple(result)
+
+
+def _inserted(place: Place, providers: Mapping[str, str]) -> _Entry:
+    who = f"plugin {providers.get(place.name, 'unknown')}"
+    return _Entry(place.name, Origin(who, place.why, f"inserted by {who} {place.why}"))
 
 
 def _below(recipe: Recipe, key: Key) -> Where:

@@ -17,10 +17,10 @@ from autodeploy.artifact import Artifact
 from autodeploy.artifact.manifest import MANIFEST
 from autodeploy.builder import build
 from autodeploy.cache import cache_dir
+from autodeploy.discovery import kernel_table
 from autodeploy.errors import InputError, RecipeError, nearest
 from autodeploy.hardware import choose_gpu
 from autodeploy.kernels import native
-from autodeploy.optimizer import kernel_table
 from autodeploy.program import Program, ProgramSpec
 from autodeploy.progress import NullProgress, Progress, stage
 from autodeploy.runtime.llm import LLM as RuntimeLLM  # noqa: N811 (a class with an acronym's name)
@@ -82,7 +82,7 @@ def load_program(found: Artifact, gpu: str = "auto", capture: str | None = None)
 
 def _notes(program: Program) -> list[str]:
     """What the user should know of how the program runs here."""
-    notes = [] if program.note is None else [program.note]
+    notes = [*kernel_table(program.device).notes, *([] if program.note is None else [program.note])]
     if program.device.type == "cpu" and native.why_unavailable() is not None:
         notes.append(f"operators run through plain PyTorch, which is slower: {native.why_unavailable()}")
     return notes

@@ -39,7 +39,7 @@ def recipe_decisions(recipe: ResolvedRecipe[Any, Any]) -> tuple[Decision, ...]:
     values = (
         Decision(choice.key, str(choice.value), _why(choice.origin))
         for choice in recipe.choices
-        if choice.key.startswith("runtime.") or choice.key.count(".") == 2
+        if choice.key.startswith("runtime.") or choice.key.count(".") == 2 or choice.origin.layer.startswith("plugin ")
     )
     return (pipeline, *values)
 

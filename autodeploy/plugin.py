@@ -1,133 +1,144 @@
-"""Plugins: what a package adds to autodeploy, and how the built-ins and everybody else's are found alike.
+"""Plugins: what a package adds to autodeploy. `autodeploy.discovery` finds them.
 
 A package names one `Plugin` under the entry-point group `autodeploy.plugins`. Importing it registers nothing.
 """
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+import inspect
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from autodeploy.errors import PluginError
 
 if TYPE_CHECKING:  # these need torch, and a recipe-only plugin does not
+    from autodeploy.kernels import Backend
     from autodeploy.ops import CanonicalOp
     from autodeploy.pipeline import Pass
     from autodeploy.rewrite import Rule
 
-GROUP = "autodeploy.plugins"
-OURS = "fx-autodeploy"
-
-
-class Kernel(Protocol):
-    """What the registry asks of a kernel: a name of its own."""
-
-    @property
-    def name(self) -> str:
-        """Such as `triton.rms_norm`."""
+BUILTIN = "builtin"
+KINDS = ("ops", "passes", "patterns", "kernels", "recipes")
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """Everything one package adds. `recipes` are paths of recipe files."""
+    """Everything one package adds.
+
+    `name` is the plugin's own, and the namespace of its operators: `torch.ops.<name>`. `passes` are classes, `kernels`
+    are backends, `recipes` are paths of recipe files. Raises PluginError for anything that is none of these.
+    """
 
     name: str
     ops: tuple[CanonicalOp, ...] = ()
     passes: tuple[type[Pass], ...] = ()
     patterns: tuple[Rule, ...] = ()
-    kernels: tuple[Kernel, ...] = ()
+    kernels: tuple[Backend, ...] = ()
     recipes: tuple[Path, ...] = ()
 
-    def items(self) -> Iterable[tuple[str, str, Any]]:
-        """Each thing it adds, as its kind, its name and itself."""
-        for kind in ("ops", "passes", "patterns", "kernels"):
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        for kind in KINDS:
+            held = getattr(self, kind)
+            if not isinstance(held, tuple):
+                raise PluginError(f"{kind} of the plugin {self.name!r} is a {type(held).__name__}; a tuple is expected")
+            for one in held:
+                _CHECKS[kind](one, self.name)
+        for (kind, name), times in Counter((kind, name) for kind, name, _ in self.items()).items():
+            if times > 1:
+                raise PluginError(f"{kind} of the plugin {self.name!r} hold {name!r} {times} times")
+
+    def items(self) -> Iterator[tuple[str, str, Any]]:
+        """Each thing it adds, as its kind, its name and itself; a recipe by the name of its file."""
+        for op in self.ops:
+            yield "ops", op.full_name, op
+        for kind in ("passes", "patterns", "kernels"):
             for one in getattr(self, kind):
                 yield kind, one.name, one
         for path in self.recipes:
             yield "recipes", path.stem, path
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A plugin that is installed but disabled, and why."""
-
-    plugin: str
-    distribution: str
-    where: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"plugin {self.plugin!r} of {self.distribution} is disabled: {self.where}: {self.message}"
-
-
-@dataclass(frozen=True)
-class Registry:
-    """What all plugins together provide, by name. `origins` tells the distribution of each (kind, name)."""
-
-    ops: Mapping[str, CanonicalOp] = field(default_factory=dict)
-    passes: Mapping[str, type[Pass]] = field(default_factory=dict)
-    patterns: Mapping[str, Rule] = field(default_factory=dict)
-    kernels: Mapping[str, Kernel] = field(default_factory=dict)
-    recipes: Mapping[str, Path] = field(default_factory=dict)
-    origins: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    problems: tuple[Problem, ...] = ()
-
-
-@cache
-def discover() -> Registry:
-    """The registry of everything installed, with its operators defined. Found once: packages stay as installed."""
-    registry = load_plugins(entry_points(group=GROUP))
-    if any(registry.origins["ops", name] != OURS for name in registry.ops):
-        from autodeploy.ops import define
-
-        for name, op in registry.ops.items():
-            if registry.origins["ops", name] != OURS:  # ours were defined when autodeploy.ops was imported
-                define(op)
-    return registry
-
-
-def load_plugins(points: Iterable[EntryPoint]) -> Registry:
-    """Load each plugin; one that is broken is reported and left out, two that clash raise PluginError."""
-    found: dict[str, dict[str, Any]] = {kind: {} for kind in ("ops", "passes", "patterns", "kernels", "recipes")}
-    origins: dict[tuple[str, str], str] = {}
-    problems: list[Problem] = []
-    for point in sorted(points, key=lambda point: (_distribution(point) != OURS, point.name)):
-        distribution = _distribution(point)
-        plugin = _load(point, distribution)
-        if isinstance(plugin, Problem):
-            problems.append(plugin)
-            continue
-        for kind, name, one in plugin.items():
-            if (kind, name) in origins:
-                raise PluginError(
-                    f"{distribution} and {origins[kind, name]} both have {kind} named {name!r}; uninstall one of them"
-                )
-            origins[kind, name] = distribution
-            found[kind][name] = one
-    frozen = {kind: MappingProxyType(values) for kind, values in found.items()}
-    return Registry(**frozen, origins=MappingProxyType(origins), problems=tuple(problems))
-
-
-def _load(point: EntryPoint, distribution: str) -> Plugin | Problem:
+def place_of(one: type) -> str:
+    """Where a class is written, as `file:line`."""
     try:
-        plugin = point.load()
-    except Exception as error:  # another package's import may fail in any way, and must not take ours down
-        if distribution == OURS:
-            raise
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        line = error.lineno if isinstance(error, SyntaxError) else frame.lineno
-        file = error.filename if isinstance(error, SyntaxError) else frame.filename
-        return Problem(point.name, distribution, f"{file}:{line}", f"{type(error).__name__}: {error}")
-    if not isinstance(plugin, Plugin):
-        return Problem(point.name, distribution, point.value, f"a Plugin is expected, not a {type(plugin).__name__}")
-    return plugin
+        return f"{inspect.getsourcefile(one)}:{inspect.getsourcelines(one)[1]}"
+    except (OSError, TypeError):  # made in a shell, so there is no file
+        return one.__module__
 
 
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "an unknown distribution"
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("aten", "prim") or name.startswith("autodeploy"):
+        raise PluginError(
+            f"a plugin cannot be called {name!r}: its name is that of its operators' namespace, made of small letters,"
+            " digits and _, and neither torch's own nor ours"
+        )
+
+
+def _check_kind(one: object, kind: type, held: str) -> None:
+    if not isinstance(one, kind):
+        raise PluginError(f"{held} hold {one!r}, which is a {type(one).__name__}; a {kind.__name__} is expected")
+
+
+def _check_op(one: object, plugin: str) -> None:
+    from autodeploy.ops import CanonicalOp
+
+    _check_kind(one, CanonicalOp, "ops")
+    assert isinstance(one, CanonicalOp)
+    if one.namespace != plugin and plugin != BUILTIN:
+        raise PluginError(
+            f"the operator {one.full_name!r} is not in its plugin's namespace: write {plugin}::{one.name}"
+        )
+    if plugin != BUILTIN:  # ours were defined when autodeploy.ops was imported
+        try:
+            _ = one.overload
+        except RuntimeError as error:
+            raise PluginError(f"the operator {one.full_name!r} cannot be defined: {error}") from error
+
+
+def _check_pass(one: object, plugin: str) -> None:
+    from autodeploy.pipeline import Pass, Stage
+
+    if not (isinstance(one, type) and issubclass(one, Pass)):
+        raise PluginError(f"passes hold {one!r}; a subclass of autodeploy.pipeline.Pass is expected")
+    where = f"the pass {one.__name__} ({place_of(one)})"
+    if not isinstance(getattr(one, "name", None), str):
+        raise PluginError(f"{where} has no `name: ClassVar[str]`")
+    if not isinstance(getattr(one, "stage", None), Stage):
+        raise PluginError(f"{where} has no `stage: ClassVar[Stage]`")
+    if one.run is Pass.run:
+        raise PluginError(f"{where} has no method `run`")
+    for anchors in ("before", "after"):
+        if not isinstance(getattr(one, anchors), tuple):
+            raise PluginError(
+                f"{where} has a `{anchors}` that is no tuple of names: write ({getattr(one, anchors)!r},)"
+            )
+
+
+def _check_pattern(one: object, plugin: str) -> None:
+    from autodeploy.rewrite import Rule
+
+    _check_kind(one, Rule, "patterns")
+
+
+def _check_backend(one: object, plugin: str) -> None:
+    from autodeploy.kernels import Backend
+
+    _check_kind(one, Backend, "kernels")
+
+
+def _check_recipe(one: object, plugin: str) -> None:
+    _check_kind(one, Path, "recipes")
+
+
+_CHECKS = {
+    "ops": _check_op,
+    "passes": _check_pass,
+    "patterns": _check_pattern,
+    "kernels": _check_backend,
+    "recipes": _check_recipe,
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -120,17 +120,12 @@ def read_recipe(path: Path) -> Recipe:
     return Recipe(validated(RecipeData, file.data, where), file)
 
 
-def find_recipes(extra: Iterable[Path] = ()) -> dict[str, Recipe]:
-    """Every recipe of the package and of `extra` (plugins' files), by name. Hardware files are not recipes."""
+def builtin_recipes() -> tuple[Path, ...]:
+    """The recipe files of the package. Its hardware files are not recipes."""
     folder = recipe_folder()
-    paths = [*folder.glob("*.yaml"), *folder.glob("architectures/*.yaml"), *folder.glob("workloads/*.yaml"), *extra]
-    recipes: dict[str, Recipe] = {}
-    for path in sorted(paths):
-        recipe = read_recipe(path)
-        if recipe.name in recipes:
-            raise RecipeError(f"{path}: recipe {recipe.name!r} is already in {recipes[recipe.name].file.path}")
-        recipes[recipe.name] = recipe
-    return recipes
+    return tuple(
+        sorted(path for place in ("", "architectures/", "workloads/") for path in folder.glob(f"{place}*.yaml"))
+    )
 
 
 def load_recipe(name: str, recipes: Mapping[str, Recipe], asked_by: str) -> Recipe:

@@ -44,13 +44,20 @@ def resolve(
     recipes: Mapping[str, Recipe],
     recipe: str = "auto",
     set_values: Mapping[str, Any] = MappingProxyType({}),
+    providers: Mapping[str, str] = MappingProxyType({}),
 ) -> ResolvedRecipe[PassModel, Settings]:
-    """Lay the matching recipes over each other, then the user's (`recipe`, a name or file), then `set_values`."""
+    """Lay the matching recipes over each other, then the user's (`recipe`, a name or file), then `set_values`.
+
+    Passes with anchors that no recipe lists are inserted before `set_values` apply; `providers` says who brings each.
+    """
     if target.workload not in WORKLOADS:
         raise RecipeError(f"--workload {target.workload}: no such workload; {nearest(target.workload, WORKLOADS)}")
     draft = Draft(passes, runtime)
     for layer, one in _layers(target, recipe, recipes):
         draft.apply(one, layer)
+    draft.insert_anchored(
+        providers, [key.removeprefix("passes.") for key, value in set_values.items() if value is False]
+    )
     for key, value in set_values.items():
         draft.set(key, value)
     return ResolvedRecipe(target, draft.instances(), draft.settings(), draft.choices(), tuple(_notes(target, recipes)))

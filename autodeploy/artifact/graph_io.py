@@ -8,8 +8,9 @@ operator's schema.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from keyword import iskeyword
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
-from autodeploy.artifact.operators import NAMESPACES, check_arguments, find_target, target_name
+from autodeploy.artifact.operators import check_arguments, find_target, target_name
 from autodeploy.artifact.values import decode, describe, encode
 from autodeploy.errors import ArtifactError, InvariantError, nearest
 from autodeploy.graph.attributes import set_attribute
@@ -46,23 +47,23 @@ def graph_to_data(gm: GraphModule) -> list[dict[str, Any]]:
 
 
 def graph_from_data(
-    data: object, weights: Mapping[str, torch.Tensor], extra_namespaces: Collection[str] = ()
+    data: object, weights: Mapping[str, torch.Tensor], plugins: Mapping[str, str] = MappingProxyType({})
 ) -> GraphModule:
     """Rebuild a graph. Its weights become meta tensors of the shapes and dtypes of `weights`.
 
     Each node's `meta` has `backend`, and `val_text` (the text of the `val` it had). Raises ArtifactError for anything
-    that the writer does not write, and for operators outside the allow-list.
+    that the writer does not write, and for operators outside the allow-list; `plugins` are those that the graph needs,
+    with their distributions.
     """
     if not isinstance(data, list):
         raise ArtifactError("graph.json: a graph must be a list of nodes")
     graph, root = Graph(), nn.Module()
     nodes: dict[str, Node] = {}
-    namespaces = (*NAMESPACES, *extra_namespaces)
     for entry in data:
         saved = _parse(entry)
         if saved.op == "get_attr":
             _add_weight(root, saved, weights)
-        nodes[saved.name] = _load_node(graph, saved, nodes, namespaces)
+        nodes[saved.name] = _load_node(graph, saved, nodes, plugins)
     if [node.op for node in graph.nodes if node.op == "output"] != ["output"] or saved.op != "output":
         raise ArtifactError("graph.json: a graph must end in its one output")
     graph.lint()
@@ -95,12 +96,12 @@ def _parse(entry: object) -> SavedNode:
     return saved
 
 
-def _load_node(graph: Graph, saved: SavedNode, nodes: Mapping[str, Node], namespaces: Collection[str]) -> Node:
+def _load_node(graph: Graph, saved: SavedNode, nodes: Mapping[str, Node], plugins: Mapping[str, str]) -> Node:
     args = tuple(decode(arg, nodes, saved.name) for arg in saved.args)
     kwargs = {name: decode(arg, nodes, saved.name) for name, arg in saved.kwargs.items()}
     target: Any = saved.target
     if saved.op == "call_function":
-        target = find_target(saved.target, namespaces, saved.name)
+        target = find_target(saved.target, plugins, saved.name)
         check_arguments(target, args, kwargs, saved.name)
     else:
         _check_plain(saved)

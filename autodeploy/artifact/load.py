@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +22,10 @@ ENGINES = (".engine", ".plan")
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact on disk, whose files have been checked.
-
-    `extra_namespaces` are those of operators that installed plugins registered; its graphs may call these too.
-    """
+    """An artifact on disk, whose files have been checked."""
 
     path: Path
     manifest: Manifest
-    extra_namespaces: tuple[str, ...] = ()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -51,6 +46,12 @@ class Artifact:
         return history
 
     @property
+    def verification(self) -> dict[str, Any] | None:
+        """What `build --verify` found, as `autodeploy.verify.Verification` writes it; None where it was not asked for."""
+        found: Any = self.manifest.details.get("verification")
+        return found
+
+    @property
     def graph_names(self) -> list[str]:
         """The names of its graphs."""
         return list(self._graphs())
@@ -61,7 +62,7 @@ class Artifact:
         if name not in graphs:
             raise ArtifactError(f"{self.path} holds no graph {name!r}; {nearest(name, graphs)}")
         weights = {key: tensor.to("meta") for key, tensor in self.read_weights().items()}
-        return graph_from_data(graphs[name], weights, self.extra_namespaces)
+        return graph_from_data(graphs[name], weights, self.manifest.plugins)
 
     def read_weights(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Every weight on `device`, tied ones sharing their storage. On the CPU they are mapped from the files.
@@ -96,7 +97,7 @@ class Artifact:
             raise ArtifactError(f"{self.path / name} is missing or not JSON") from error
 
 
-def load(path: Path, *, allow_engines: bool = False, extra_namespaces: Collection[str] = ()) -> Artifact:
+def load(path: Path, *, allow_engines: bool = False) -> Artifact:
     """Open the artifact in the folder `path`, once every file's size and hash are seen to be right.
 
     Refused, with an ArtifactError that names the file: a pickle, a file that the manifest does not list, a link, and an
@@ -112,7 +113,7 @@ def load(path: Path, *, allow_engines: bool = False, extra_namespaces: Collectio
         raise ArtifactError(f"{path / missing} is missing, and {MANIFEST} lists it: copy the artifact again")
     for name, file in found.items():
         _check_bytes(name, file, manifest)
-    return Artifact(path, manifest, tuple(extra_namespaces))
+    return Artifact(path, manifest)
 
 
 def _check_kind(name: str, file: Path, manifest: Manifest, *, allow_engines: bool) -> None:

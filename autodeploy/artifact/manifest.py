@@ -26,7 +26,8 @@ class FileEntry(BaseModel):
 class Manifest(BaseModel):
     """The contents of `manifest.json`.
 
-    `ties` maps the name of a tied weight to the one that is stored. Hashes find corruption; they are no signature.
+    `ties` maps the name of a tied weight to the one that is stored; `plugins` are those whose operators the graphs
+    call, with their distributions and versions. Hashes find corruption; they are no signature.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +38,7 @@ class Manifest(BaseModel):
     dtype: str
     devices: tuple[str, ...]
     ties: dict[str, str] = {}
+    plugins: dict[str, str] = {}
     details: dict[str, JsonValue] = {}
     files: dict[str, FileEntry]
 

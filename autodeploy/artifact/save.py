@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from autodeploy.artifact.graph_io import graph_to_data
 from autodeploy.artifact.load import Artifact
 from autodeploy.artifact.manifest import MANIFEST, FileEntry, Manifest, read_manifest, versions
+from autodeploy.artifact.operators import needed_plugins
 from autodeploy.artifact.writer import write_bytes, write_weights
 from autodeploy.errors import ArtifactError, InputError
 from autodeploy.weights.plan import WeightPlan, used_by
@@ -69,6 +70,7 @@ def save(
         "history.json": list(history),
     }
     used = _used(weights, graphs)
+    plugins = {name: dist for gm in graphs.values() for name, dist in needed_plugins(gm.graph).items()}
     try:
         partial = Path(mkdtemp(prefix=f".{path.name}-", dir=_parent(path)))
         try:
@@ -82,6 +84,7 @@ def save(
                 dtype=dtype,
                 devices=tuple(devices),
                 ties=ties,
+                plugins=plugins,
                 details=dict(details or {}),
                 files=files,
             )

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from autodeploy.cli import options as opt
 from autodeploy.cli import output
+from autodeploy.errors import PluginError
 
 PACKAGES = ("fx-autodeploy", "torch", "transformers", "safetensors", "huggingface-hub")
 EXTRAS = (
@@ -121,10 +122,13 @@ def _gpu() -> Finding:
 
 
 def _plugins() -> Iterator[Finding]:
-    from autodeploy.plugin import discover
+    from autodeploy.discovery import discover
 
-    registry = discover()
-    origins = sorted(set(registry.origins.values()))
-    yield Finding("plugins", "ok", ", ".join(origins) or "none", "")
+    try:
+        registry = discover()
+    except PluginError as error:
+        yield Finding("plugins", "broken", str(error), "no model can be built until then")
+        return
+    yield Finding("plugins", "ok", ", ".join(f"{one.plugin} ({one})" for one in registry.providers()))
     for problem in registry.problems:
         yield Finding("plugin", "broken", str(problem))

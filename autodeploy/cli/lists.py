@@ -34,19 +34,25 @@ def gpus(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
 
 def recipes(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
     """List the recipes, and what each is for."""
-    from autodeploy.plugin import discover
-    from autodeploy.recipe import find_recipes
+    from autodeploy.discovery import discover
 
+    registry = discover()
     rows = [
-        (recipe.name, ", ".join(recipe.data.match.names()) or "named", recipe.data.reason)
-        for recipe in find_recipes(discover().recipes.values()).values()
+        (
+            recipe.name,
+            ", ".join(recipe.data.match.names()) or "named",
+            recipe.data.reason,
+            str(registry.origins["recipes", recipe.name]),
+        )
+        for recipe in registry.recipes.values()
     ]
-    _print("recipes", ("name", "applies to", "reason"), rows, as_json)
+    _print("recipes", ("name", "applies to", "reason", "origin"), rows, as_json, registry.problems)
 
 
 def passes(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
     """List the passes in the order of their stages."""
-    from autodeploy.plugin import discover
+    from autodeploy.discovery import discover
+    from autodeploy.insertion import anchors
 
     registry = discover()
     rows = [
@@ -56,32 +62,42 @@ def passes(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
             "exact" if one.exact else f"within {one.tolerance:g}",
             ", ".join(one.model_fields),
             _summary(one),
-            registry.origins["passes", one.name],
+            anchors(one),
+            str(registry.origins["passes", one.name]),
         )
         for one in sorted(registry.passes.values(), key=lambda one: (one.stage, one.name))
     ]
-    _print("passes", ("name", "stage", "numbers", "options", "what it does", "origin"), rows, as_json)
-    for problem in registry.problems:
-        output.err().print(str(problem), markup=False)
+    columns = ("name", "stage", "numbers", "options", "what it does", "joins", "origin")
+    _print("passes", columns, rows, as_json, registry.problems)
 
 
 def patterns(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
     """List the patterns that passes match."""
-    from autodeploy.plugin import discover
+    from autodeploy.discovery import discover
 
     registry = discover()
     rows = [
-        (rule.name, ", ".join(rule.holes), rule.doc.partition("\n")[0], registry.origins["patterns", rule.name])
+        (rule.name, ", ".join(rule.holes), rule.doc.partition("\n")[0], str(registry.origins["patterns", rule.name]))
         for rule in sorted(registry.patterns.values(), key=lambda rule: rule.name)
     ]
-    _print("patterns", ("name", "holes", "what it is", "origin"), rows, as_json)
+    _print("patterns", ("name", "holes", "what it is", "origin"), rows, as_json, registry.problems)
 
 
-def _print(what: str, columns: Sequence[str], rows: Sequence[Sequence[object]], as_json: bool) -> None:
+def _print(
+    what: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    as_json: bool,
+    problems: Sequence[object],
+) -> None:
+    """The list, and the plugins that are disabled: on stderr, or in the JSON object."""
+    disabled = [str(problem) for problem in problems]
     if as_json:
-        output.print_json({what: [dict(zip(columns, row, strict=True)) for row in rows]})
-    else:
-        output.out().print(output.table(what.capitalize(), columns, rows))
+        output.print_json({what: [dict(zip(columns, row, strict=True)) for row in rows], "disabled": disabled})
+        return
+    output.out().print(output.table(what.capitalize(), columns, rows))
+    for sentence in disabled:
+        output.err().print(sentence, markup=False, soft_wrap=True)
 
 
 def _summary(one: type) -> str:

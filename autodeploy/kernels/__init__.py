@@ -6,18 +6,31 @@
 from __future__ import annotations
 
 from autodeploy.kernels import native, reference, triton
+from autodeploy.kernels.backend import Backend
 from autodeploy.kernels.reference import reference_kernel
 from autodeploy.kernels.table import Kernel, KernelTable, Verdict
 
+BACKENDS = (Backend("native", native.kernels, ("cpu",)), Backend("triton", triton.kernels, ("cuda",)))
+"""Our own. Where a compiler or triton is missing, theirs has no kernels, and the torch references serve."""
+
 
 def builtin_kernels(device: str) -> KernelTable:
-    """The kernels that this machine has for a device ("cpu" or "cuda").
+    """Our kernels for a device ("cpu" or "cuda"), without those of plugins.
 
-    The first call for the CPU compiles the native backend, which takes seconds and is kept in the cache folder; where
-    it or triton is missing, the torch references serve.
+    The first call for the CPU compiles the native backend, which takes seconds and is kept in the cache folder.
     """
-    table = KernelTable(reference.kernels())
-    return table + (native.kernels() if device == "cpu" else triton.kernels())
+    loaded = [kernel for backend in BACKENDS for kernel in backend.kernels(device)]
+    return KernelTable((*reference.kernels(), *loaded))
 
 
-__all__ = ["Kernel", "KernelTable", "Verdict", "builtin_kernels", "native", "reference_kernel", "triton"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Kernel",
+    "KernelTable",
+    "Verdict",
+    "builtin_kernels",
+    "native",
+    "reference_kernel",
+    "triton",
+]

@@ -253,9 +253,15 @@ def test_a_weight_named_like_an_attribute(graph: Any, name: str) -> None:
         graph_from_data(nodes, WEIGHTS | {name: torch.empty(1)})
 
 
-def test_a_plugins_namespace_is_allowed_when_named(graph: Any) -> None:
+def test_an_operator_that_no_plugin_declares(graph: Any) -> None:
     nodes = graph_to_data(graph)
     first(nodes, "call_function", MUL)["target"] = "prims.mul.default"
-    with pytest.raises(ArtifactError, match="refused"):
+    with pytest.raises(ArtifactError, match="refused: allowed are operators of aten, autodeploy, and of installed"):
         graph_from_data(nodes, WEIGHTS)
-    assert "prims.mul" in graph_from_data(nodes, WEIGHTS, extra_namespaces=["prims"]).code
+
+
+def test_an_operator_of_a_plugin_that_is_not_installed(graph: Any) -> None:
+    nodes = graph_to_data(graph)
+    first(nodes, "call_function", MUL)["target"] = "mine.mul.default"
+    with pytest.raises(ArtifactError, match=r"needs the plugin 'mine' of my-fusions 1\.0, and it is not installed"):
+        graph_from_data(nodes, WEIGHTS, {"mine": "my-fusions 1.0"})

@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
+from autodeploy.discovery import discover
 from autodeploy.errors import RecipeError
 from autodeploy.layers import parse_settings
-from autodeploy.recipe import WORKLOADS, Target, find_recipes
+from autodeploy.recipe import WORKLOADS, Target, builtin_recipes, read_recipe
 from autodeploy.resolution import ResolvedRecipe, resolve
 
 
 class Stage(IntEnum):
+    EXPORT = 0
     CLEAN = 1
     CANONICALIZE = 2
     FUSE = 4
@@ -25,6 +27,12 @@ class Pass(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     stage: ClassVar[Stage]
     cleanup: ClassVar[bool] = False
+    before: ClassVar[tuple[str, ...]] = ()
+    after: ClassVar[tuple[str, ...]] = ()
+
+
+class Export(Pass):
+    stage = Stage.EXPORT
 
 
 class Clean(Pass):
@@ -57,20 +65,13 @@ class Runtime(BaseModel):
     prefix_reuse: bool = True
 
 
+FAKES = {one.stage.name: one for one in (Export, Clean, Canonicalize, Fuse, Cache, Lower)}
 CLASSES: dict[str, type[Pass]] = {
-    "clean_graph": Clean,
-    "canonicalize_linears": Canonicalize,
-    "canonicalize_norms": Canonicalize,
-    "canonicalize_rotary": Canonicalize,
-    "canonicalize_mlps": Canonicalize,
-    "fuse_qkv": Fuse,
-    "fuse_gate_up": Fuse,
-    "gather_logit_rows": Cache,
-    "page_attention": Cache,
-    "choose_kernels": Lower,
+    **{one.name: Clean if one.cleanup else FAKES[one.stage.name] for one in discover().passes.values()},
     "fuse_extra": Fuse,
 }
-DEFAULT = [name for name, _, _ in find_recipes()["default"].entries()]
+RECIPES = {recipe.name: recipe for recipe in map(read_recipe, builtin_recipes())}
+DEFAULT = [name for name, _, _ in RECIPES["default"].entries()]
 AFTER_FUSE = DEFAULT.index("gather_logit_rows")
 WITH_EXTRA = [*DEFAULT[:AFTER_FUSE], "fuse_extra", *DEFAULT[AFTER_FUSE:]]
 LLAMA = Target("llama", "h100", "balanced")
@@ -80,9 +81,7 @@ Write = Callable[[str], str]
 def resolved(
     recipe: str = "auto", target: Target = LLAMA, set_values: Mapping[str, Any] | None = None
 ) -> ResolvedRecipe[Pass, Runtime]:
-    return resolve(
-        target, passes=CLASSES, runtime=Runtime, recipes=find_recipes(), recipe=recipe, set_values=set_values or {}
-    )
+    return resolve(target, passes=CLASSES, runtime=Runtime, recipes=RECIPES, recipe=recipe, set_values=set_values or {})
 
 
 def names(result: ResolvedRecipe[Pass, Runtime]) -> list[str]:
@@ -111,7 +110,7 @@ def test_every_shipped_recipe_resolves(gpu: str, workload: str) -> None:
     assert names(resolved(target=Target("llama", gpu, workload))) == DEFAULT
 
 
-@pytest.mark.parametrize("name", sorted(find_recipes()))
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_shipped_recipe_can_be_named(name: str) -> None:
     assert names(resolved(name)) == DEFAULT
 
