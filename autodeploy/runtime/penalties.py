@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.runtime.request import Request
+from autodeploy.runtime.transfer import to_device
 
 
 class Penalties:
@@ -30,11 +31,11 @@ class Penalties:
         `repetition_penalty`; then `frequency_penalty` is taken off for each time it is in the output, and
         `presence_penalty` once.
         """
-        rows = torch.tensor([request.row for request in requests], device=self._device)
+        rows = to_device(torch.tensor([request.row for request in requests]), self._device)
         output_counts, prompt_seen = self._update(requests)
         counts, seen = output_counts[rows], prompt_seen[rows]
         repetition, presence, frequency = (
-            torch.tensor(values, dtype=torch.float32, device=self._device).unsqueeze(1)
+            to_device(torch.tensor(values, dtype=torch.float32), self._device).unsqueeze(1)
             for values in (
                 [request.params.repetition_penalty for request in requests],
                 [request.params.presence_penalty for request in requests],
@@ -58,14 +59,14 @@ class Penalties:
                 num_counted = 0
                 self._output_counts[request.row] = 0
                 self._prompt_seen[request.row] = False
-                prompt = torch.tensor(request.token_ids[: request.num_prompt], device=self._device)
+                prompt = to_device(torch.tensor(request.token_ids[: request.num_prompt]), self._device)
                 self._prompt_seen[request.row, prompt] = True
             new = request.token_ids[request.num_prompt + num_counted :]
             tokens += new
             rows += [request.row] * len(new)
             self._counted[request.row] = (request, request.num_output)
         if tokens:
-            index = torch.tensor([rows, tokens], device=self._device)
+            index = to_device(torch.tensor([rows, tokens]), self._device)
             one = torch.ones((), dtype=torch.int32, device=self._device)
             self._output_counts.index_put_((index[0], index[1]), one, accumulate=True)
         return self._output_counts, self._prompt_seen

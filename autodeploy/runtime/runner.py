@@ -15,7 +15,8 @@ from autodeploy.runtime.logprobs import TokenLogprobs, token_logprobs
 from autodeploy.runtime.model import Model
 from autodeploy.runtime.packing import PackedStep
 from autodeploy.runtime.sampler import Sampler
-from autodeploy.runtime.tables import Tables, to_device
+from autodeploy.runtime.tables import Tables
+from autodeploy.runtime.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)

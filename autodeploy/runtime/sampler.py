@@ -11,6 +11,7 @@ from torch import Tensor
 from autodeploy.runtime.draws import uniform_draws
 from autodeploy.runtime.penalties import Penalties
 from autodeploy.runtime.request import Request
+from autodeploy.runtime.transfer import to_device
 
 
 class Sampler:
@@ -32,7 +33,7 @@ class Sampler:
         whole = sorted(set(drawn) - set(filtered))
         for rows, draw in ((whole, self._draw_whole), (filtered, self._draw_filtered)):
             if rows:
-                index = torch.tensor(rows, device=self._device)
+                index = to_device(torch.tensor(rows), self._device)
                 token_ids[index] = draw(logits[index], [requests[i] for i in rows])
         return token_ids
 
@@ -51,13 +52,13 @@ class Sampler:
             tokens += bias.keys()
             biases += bias.values()
         if rows:
-            where = torch.tensor([rows, tokens], device=self._device)
-            added = torch.tensor(biases, dtype=torch.float32, device=self._device)
+            where = to_device(torch.tensor([rows, tokens]), self._device)
+            added = to_device(torch.tensor(biases, dtype=torch.float32), self._device)
             logits = logits.index_put((where[0], where[1]), added, accumulate=True)
         penalized = [i for i, request in enumerate(requests) if request.params.has_penalties]
         if not penalized:
             return logits
-        index = torch.tensor(penalized, device=self._device)
+        index = to_device(torch.tensor(penalized), self._device)
         return logits.index_copy(0, index, self._penalties.apply(logits[index], [requests[i] for i in penalized]))
 
     def _draw_whole(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
@@ -91,10 +92,10 @@ class Sampler:
         """A number in [0, 1) for each request's next token: float64 `[N, 1]`."""
         keys = np.array([request.draw_key for request in requests], dtype=np.uint64)
         positions = np.array([request.num_drawn for request in requests], dtype=np.uint64)
-        return torch.from_numpy(uniform_draws(keys, positions)).to(self._device).unsqueeze(1)
+        return to_device(torch.from_numpy(uniform_draws(keys, positions)), self._device).unsqueeze(1)
 
     def _column(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=self._device).unsqueeze(1)
+        return to_device(torch.tensor(values, dtype=torch.float64), self._device).unsqueeze(1)
 
 
 def _invert(weights: Tensor, draws: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from autodeploy.runtime.batch import BatchItem
 from autodeploy.runtime.model import StepInputs
 from autodeploy.runtime.packing import PackedStep
+from autodeploy.runtime.transfer import to_device
 
 
 class Tables:
@@ -61,10 +62,3 @@ class Tables:
         """Where the keys and values of positions `[T]` of `rows [T]` go: int64 `[T]`."""
         pages = self._page_table[rows, positions // self._page_size].long()
         return pages * self._page_size + positions % self._page_size
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A host tensor on `device`; the host does not wait for the copy."""
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
