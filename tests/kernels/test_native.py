@@ -91,6 +91,36 @@ def test_layer_norm(width: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [576, 61])
+def test_norms_of_sums(width: int, dtype: torch.dtype) -> None:
+    x, residual = draw(2, 9, width, dtype=dtype), draw(2, 9, width, dtype=dtype) * 3 + 1
+    weight, bias = draw(width, dtype=dtype), draw(width, dtype=dtype)
+    rms, layer = (weight, 1e-5, 1.0, True), (weight, bias, 1e-5)
+    for added, alone, args in (("add_rms_norm", ops.rms_norm, rms), ("add_layer_norm", ops.layer_norm, layer)):
+        normed, total = getattr(NATIVE, added)(x, residual, *args)
+        assert torch.equal(total, x + residual)
+        assert torch.equal(normed, getattr(NATIVE, alone.name)(total, *args))
+        strided = torch.cat((x, residual), dim=-1)
+        again, _ = getattr(NATIVE, added)(strided[..., :width], strided[..., width:], *args)
+        assert torch.equal(again, normed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1e-4, 1.0, 30.0])
+def test_soft_cap(size: float, dtype: torch.dtype) -> None:
+    check(ops.soft_cap, draw(1, 3, 75, dtype=dtype) * size, 1.5, 2.0, bitwise_share=0.98 * (dtype != torch.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", list(ops.ACTIVATIONS))
+@pytest.mark.parametrize("rows", [1, 11])
+def test_linear_activation(rows: int, kind: str, dtype: torch.dtype) -> None:
+    x, weight, bias = draw(1, rows, 64, dtype=dtype), draw(331, 64, dtype=dtype), draw(331, dtype=dtype)
+    out = check(ops.linear_activation, x, weight, bias, kind)
+    assert torch.equal(out, NATIVE.activate(NATIVE.linear(x, weight, bias), kind))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", list(ops.ACTIVATIONS))
 def test_activations(kind: str, dtype: torch.dtype) -> None:
     share = 0.9 * (dtype != torch.float32)

@@ -22,8 +22,12 @@ LIBRARY = torch.library.Library("autodeploy_native", "FRAGMENT")  # type: ignore
 
 for _op in (
     ops.linear,
+    ops.linear_activation,
     ops.rms_norm,
     ops.layer_norm,
+    ops.add_rms_norm,
+    ops.add_layer_norm,
+    ops.soft_cap,
     ops.activate,
     ops.gated_activation,
     ops.rope,
@@ -50,8 +54,12 @@ def kernels() -> tuple[Kernel, ...]:
         return ()
     return (
         _kernel(ops.linear, _one_dtype),
+        _kernel(ops.linear_activation, _known_projection),
         _kernel(ops.rms_norm, _one_dtype),
         _kernel(ops.layer_norm, _one_dtype),
+        _kernel(ops.add_rms_norm, _like_residual),
+        _kernel(ops.add_layer_norm, _like_residual),
+        _kernel(ops.soft_cap, _one_dtype),
         _kernel(ops.activate, _known_kind),
         _kernel(ops.gated_activation, _like_halves),
         _kernel(ops.rope, _wide_angles),
@@ -73,6 +81,16 @@ def _one_dtype(x: Tensor, *rest: object, **named: object) -> str | None:
 
 def _known_kind(x: Tensor, kind: str) -> str | None:
     return None if kind in ops.ACTIVATIONS else f"no activation is named {kind!r}"
+
+
+def _known_projection(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> str | None:
+    return _one_dtype(x, weight, bias) or _known_kind(x, kind)
+
+
+def _like_residual(x: Tensor, residual: Tensor, *rest: object, **named: object) -> str | None:
+    if x.shape != residual.shape:
+        return "x and the residual differ in shape"
+    return _one_dtype(x, residual, *rest, **named)
 
 
 def _like_halves(gate: Tensor, up: Tensor, kind: str) -> str | None:

@@ -44,6 +44,16 @@ Rows<const T> rows(const Tensor& x) {
     return {pointer<const T>(x), width ? x.numel() / width : 0, width, row_stride(x, x.dim() - 1)};
 }
 
+template <class T>
+Rows<const T> rows_or_none(const Tensor& x) {
+    return x.defined() ? rows<T>(x) : Rows<const T>{};
+}
+
+template <class T>
+T* pointer_or_null(const Tensor& x) {
+    return x.defined() ? pointer<T>(x) : nullptr;
+}
+
 Tensor like(const Tensor& x) { return at::empty(x.sizes(), x.options()); }
 
 // Waking a second thread costs more than a few thousand elements.
@@ -74,35 +84,76 @@ const T* dense(OptionalTensor& held) {
     return pointer<const T>(*held);
 }
 
-Tensor linear(const Tensor& x_, const Tensor& weight_, OptionalTensor bias) {
+Tensor project(const Tensor& x_, const Tensor& weight_, OptionalTensor bias, std::optional<c10::string_view> kind) {
     Tensor x = evenly_spaced(x_), weight = evenly_spaced(weight_);
     c10::SmallVector<int64_t, 4> shape(x.sizes().begin(), x.sizes().end());
     shape.back() = weight.size(0);
     Tensor out = at::empty(shape, x.options());
     by_dtype(x, "linear", [&](auto element) {
         using T = decltype(element);
-        autodeploy::linear<T>(rows<T>(x), rows<T>(weight), dense<T>(bias), pointer<T>(out),
+        autodeploy::Then<T> then = kind ? autodeploy::activation_of<T>(activation(*kind)) : nullptr;
+        autodeploy::linear<T>(rows<T>(x), rows<T>(weight), dense<T>(bias), then, pointer<T>(out),
                               threads_for(weight.numel()));
     });
     return out;
 }
 
-Tensor rms_norm(const Tensor& x_, OptionalTensor weight, double eps, double offset, bool scale_in_float32) {
-    Tensor x = evenly_spaced(x_), out = like(x_);
-    by_dtype(x, "rms_norm", [&](auto element) {
-        using T = decltype(element);
-        autodeploy::rms_norm<T>(rows<T>(x), dense<T>(weight), eps, offset, scale_in_float32, pointer<T>(out),
-                                threads_for(x.numel()));
-    });
-    return out;
+Tensor linear(const Tensor& x, const Tensor& weight, OptionalTensor bias) {
+    return project(x, weight, bias, std::nullopt);
 }
 
-Tensor layer_norm(const Tensor& x_, OptionalTensor weight, OptionalTensor bias, double eps) {
-    Tensor x = evenly_spaced(x_), out = like(x_);
+Tensor linear_activation(const Tensor& x, const Tensor& weight, OptionalTensor bias, c10::string_view kind) {
+    return project(x, weight, bias, kind);
+}
+
+// The norm of x, or of x + residual, and that sum.
+std::pair<Tensor, Tensor> rms_norms(const Tensor& x_, const Tensor* residual_, OptionalTensor weight, double eps,
+                                    double offset, bool scale_in_float32) {
+    Tensor x = evenly_spaced(x_), out = like(x_), residual, total;
+    if (residual_) residual = evenly_spaced(*residual_), total = like(x_);
+    by_dtype(x, "rms_norm", [&](auto element) {
+        using T = decltype(element);
+        autodeploy::rms_norm<T>(rows<T>(x), rows_or_none<T>(residual), dense<T>(weight), eps, offset, scale_in_float32,
+                                pointer<T>(out), pointer_or_null<T>(total), threads_for(x.numel()));
+    });
+    return {out, total};
+}
+
+std::pair<Tensor, Tensor> layer_norms(const Tensor& x_, const Tensor* residual_, OptionalTensor weight,
+                                      OptionalTensor bias, double eps) {
+    Tensor x = evenly_spaced(x_), out = like(x_), residual, total;
+    if (residual_) residual = evenly_spaced(*residual_), total = like(x_);
     by_dtype(x, "layer_norm", [&](auto element) {
         using T = decltype(element);
-        autodeploy::layer_norm<T>(rows<T>(x), dense<T>(weight), dense<T>(bias), eps, pointer<T>(out),
-                                  threads_for(x.numel()));
+        autodeploy::layer_norm<T>(rows<T>(x), rows_or_none<T>(residual), dense<T>(weight), dense<T>(bias), eps,
+                                  pointer<T>(out), pointer_or_null<T>(total), threads_for(x.numel()));
+    });
+    return {out, total};
+}
+
+Tensor rms_norm(const Tensor& x, OptionalTensor weight, double eps, double offset, bool scale_in_float32) {
+    return rms_norms(x, nullptr, weight, eps, offset, scale_in_float32).first;
+}
+
+std::tuple<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual, OptionalTensor weight, double eps,
+                                        double offset, bool scale_in_float32) {
+    return rms_norms(x, &residual, weight, eps, offset, scale_in_float32);
+}
+
+Tensor layer_norm(const Tensor& x, OptionalTensor weight, OptionalTensor bias, double eps) {
+    return layer_norms(x, nullptr, weight, bias, eps).first;
+}
+
+std::tuple<Tensor, Tensor> add_layer_norm(const Tensor& x, const Tensor& residual, OptionalTensor weight,
+                                          OptionalTensor bias, double eps) {
+    return layer_norms(x, &residual, weight, bias, eps);
+}
+
+Tensor soft_cap(const Tensor& x_, double cap, double scale) {
+    Tensor x = evenly_spaced(x_), out = like(x_);
+    by_dtype(x, "soft_cap", [&](auto element) {
+        using T = decltype(element);
+        autodeploy::soft_cap<T>(rows<T>(x), cap, scale, pointer<T>(out), threads_for(x.numel()));
     });
     return out;
 }
@@ -190,6 +241,10 @@ TORCH_LIBRARY_IMPL(autodeploy_native, CPU, m) {
     m.impl("linear", TORCH_FN(linear));
     m.impl("rms_norm", TORCH_FN(rms_norm));
     m.impl("layer_norm", TORCH_FN(layer_norm));
+    m.impl("linear_activation", TORCH_FN(linear_activation));
+    m.impl("add_rms_norm", TORCH_FN(add_rms_norm));
+    m.impl("add_layer_norm", TORCH_FN(add_layer_norm));
+    m.impl("soft_cap", TORCH_FN(soft_cap));
     m.impl("activate", TORCH_FN(activate));
     m.impl("gated_activation", TORCH_FN(gated_activation));
     m.impl("rope", TORCH_FN(rope));

@@ -13,21 +13,36 @@ struct Rows {
     T* operator[](long row) const { return data + row * stride; }
 };
 
-// out [M, N] = x [M, K] @ weight [N, K].T + bias [N] (may be null).
+// Changes some elements of an output in place.
 template <class T>
-void linear(Rows<const T> x, Rows<const T> weight, const T* bias, T* out, int threads);
+using Then = void (*)(T* piece, long width);
+
+// out [M, N] = x [M, K] @ weight [N, K].T + bias [N] (may be null), and then `then` (may be null) of each element.
+template <class T>
+void linear(Rows<const T> x, Rows<const T> weight, const T* bias, Then<T> then, T* out, int threads);
+
+// The norms are of x, or of total = x + residual where residual.data is not null.
+template <class T>
+void rms_norm(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, float offset, bool scale_in_float32,
+              T* out, T* total, int threads);
 
 template <class T>
-void rms_norm(Rows<const T> x, const T* weight, float eps, float offset, bool scale_in_float32, T* out, int threads);
+void layer_norm(Rows<const T> x, Rows<const T> residual, const T* weight, const T* bias, float eps, T* out, T* total,
+                int threads);
 
+// out = cap * tanh(x * scale / cap)
 template <class T>
-void layer_norm(Rows<const T> x, const T* weight, const T* bias, float eps, T* out, int threads);
+void soft_cap(Rows<const T> x, float cap, float scale, T* out, int threads);
 
 enum class Activation { silu, gelu, gelu_tanh, gelu_quick, relu, relu_squared, sigmoid };
 
 // kind(gate) * up, or kind(gate) alone where up.data is null.
 template <class T>
 void activate(Activation kind, Rows<const T> gate, Rows<const T> up, T* out, int threads);
+
+// The function that replaces each of some elements by kind(element).
+template <class T>
+Then<T> activation_of(Activation kind);
 
 // x [tokens, heads, width]; C is the type of cos and sin [tokens, rotary], and of the arithmetic.
 template <class T, class C>

@@ -126,7 +126,7 @@ constexpr long kPanelBytes = 256 * 1024;  // of weights, kept in the L2 cache wh
 }  // namespace
 
 template <class T>
-void linear(Rows<const T> x, Rows<const T> weight, const T* bias, T* out, int threads) {
+void linear(Rows<const T> x, Rows<const T> weight, const T* bias, Then<T> then, T* out, int threads) {
     static constexpr Strip<T> strips[kMaxRows] = {strip<T, 1>, strip<T, 2>, strip<T, 3>, strip<T, 4>,
                                                   strip<T, 5>, strip<T, 6>, strip<T, 7>, strip<T, 8>};
     const long row_bytes = std::max(1L, long(x.width * sizeof(T)));
@@ -142,14 +142,16 @@ void linear(Rows<const T> x, Rows<const T> weight, const T* bias, T* out, int th
                 const long rows = std::min(kMaxRows, x.count - m);
                 if (m != packed_row) pack(from(x, m), rows, packed.data());
                 packed_row = m;
-                strips[rows - 1](packed.data(), weight, bias, out + m * weight.count, weight.count, first,
-                                 std::min(weight.count, first + panel));
+                const long last = std::min(weight.count, first + panel);
+                T* piece = out + m * weight.count;
+                strips[rows - 1](packed.data(), weight, bias, piece, weight.count, first, last);
+                for (long row = 0; then && row < rows; ++row) then(piece + row * weight.count + first, last - first);
             }
         }
     }
 }
 
-template void linear(Rows<const float>, Rows<const float>, const float*, float*, int);
-template void linear(Rows<const bf16>, Rows<const bf16>, const bf16*, bf16*, int);
+template void linear(Rows<const float>, Rows<const float>, const float*, Then<float>, float*, int);
+template void linear(Rows<const bf16>, Rows<const bf16>, const bf16*, Then<bf16>, bf16*, int);
 
 }  // namespace autodeploy

@@ -28,6 +28,17 @@ Floats error_function(Floats x) {
     return select(x < 0.0f, -y, y);
 }
 
+// By its series where exponentials would cancel; the coefficients are those of Cephes' tanhf, good to 1.3e-7.
+Floats hyperbolic_tangent(Floats x) {
+    const Floats z = x * x;
+    Floats p = splat(-5.70498872745e-3f);
+    p = p * z + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    return select(maximum(x, -x) < 0.625f, x + x * z * p, 2.0f * sigmoid(2.0f * x) - 1.0f);
+}
+
 template <class T, Activation kind>
 Floats apply(Floats x) {
     if constexpr (kind == Activation::silu) return x * sigmoid(x);
@@ -56,6 +67,22 @@ void activate_as(Rows<const T> gate, Rows<const T> up, T* out, int threads) {
             store(to + i, y, count);
         });
     }
+}
+
+template <class T, Activation kind>
+void activate_piece(T* piece, long width) {
+    for_lanes(width, [&](long i, long count) { store(piece + i, apply<T, kind>(load(piece + i, count)), count); });
+}
+
+// A row of x, or of x + residual where there is one, which is then written to total.
+template <class T>
+const T* summed(Rows<const T> x, Rows<const T> residual, long row, T* total) {
+    if (!residual.data) return x[row];
+    T* to = total + row * x.width;
+    for_lanes(x.width, [&](long i, long count) {
+        store(to + i, load(x[row] + i, count) + load(residual[row] + i, count), count);
+    });
+    return to;
 }
 
 template <class T, class C>
@@ -100,10 +127,26 @@ void activate(Activation kind, Rows<const T> gate, Rows<const T> up, T* out, int
 }
 
 template <class T>
-void rms_norm(Rows<const T> x, const T* weight, float eps, float offset, bool scale_in_float32, T* out, int threads) {
+Then<T> activation_of(Activation kind) {
+    using A = Activation;
+    switch (kind) {
+        case A::silu: return activate_piece<T, A::silu>;
+        case A::gelu: return activate_piece<T, A::gelu>;
+        case A::gelu_tanh: return activate_piece<T, A::gelu_tanh>;
+        case A::gelu_quick: return activate_piece<T, A::gelu_quick>;
+        case A::relu: return activate_piece<T, A::relu>;
+        case A::relu_squared: return activate_piece<T, A::relu_squared>;
+        case A::sigmoid: return activate_piece<T, A::sigmoid>;
+    }
+    return nullptr;
+}
+
+template <class T>
+void rms_norm(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, float offset, bool scale_in_float32,
+              T* out, T* total, int threads) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long row = 0; row < x.count; ++row) {
-        const T* from = x[row];
+        const T* from = summed(x, residual, row, total);
         T* to = out + row * x.width;
         Floats squares = {};
         for_lanes(x.width, [&](long i, long count) {
@@ -123,14 +166,15 @@ void rms_norm(Rows<const T> x, const T* weight, float eps, float offset, bool sc
 }
 
 template <class T>
-void layer_norm(Rows<const T> x, const T* weight, const T* bias, float eps, T* out, int threads) {
+void layer_norm(Rows<const T> x, Rows<const T> residual, const T* weight, const T* bias, float eps, T* out, T* total,
+                int threads) {
 #pragma omp parallel for num_threads(threads) if (threads > 1)
     for (long row = 0; row < x.count; ++row) {
-        const T* from = x[row];
+        const T* from = summed(x, residual, row, total);
         T* to = out + row * x.width;
-        Floats total = {};
-        for_lanes(x.width, [&](long i, long count) { total += load(from + i, count); });
-        const float mean = sum(total) / x.width;
+        Floats whole = {};
+        for_lanes(x.width, [&](long i, long count) { whole += load(from + i, count); });
+        const float mean = sum(whole) / x.width;
         Floats squares = {};
         for_lanes(x.width, [&](long i, long count) {
             Floats centred = load(from + i, count) - mean;
@@ -147,6 +191,16 @@ void layer_norm(Rows<const T> x, const T* weight, const T* bias, float eps, T* o
     }
 }
 
+template <class T>
+void soft_cap(Rows<const T> x, float cap, float scale, T* out, int threads) {
+    const float factor = scale / cap;
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (long row = 0; row < x.count; ++row)
+        for_lanes(x.width, [&](long i, long count) {
+            store(out + row * x.width + i, cap * hyperbolic_tangent(load(x[row] + i, count) * factor), count);
+        });
+}
+
 template <class T, class C>
 void rope(const T* x, long tokens, long heads, long width, long token_stride, long head_stride, const C* cosines,
           const C* sines, long rotary, bool interleaved, T* out, int threads) {
@@ -161,8 +215,10 @@ void rope(const T* x, long tokens, long heads, long width, long token_stride, lo
 }
 
 #define INSTANTIATE(T)                                                                                     \
-    template void rms_norm(Rows<const T>, const T*, float, float, bool, T*, int);                          \
-    template void layer_norm(Rows<const T>, const T*, const T*, float, T*, int);                           \
+    template void rms_norm(Rows<const T>, Rows<const T>, const T*, float, float, bool, T*, T*, int);       \
+    template void layer_norm(Rows<const T>, Rows<const T>, const T*, const T*, float, T*, T*, int);        \
+    template void soft_cap(Rows<const T>, float, float, T*, int);                                          \
+    template Then<T> activation_of(Activation);                                                            \
     template void activate(Activation, Rows<const T>, Rows<const T>, T*, int);
 
 #define INSTANTIATE_ROPE(T, C)                                                                             \
