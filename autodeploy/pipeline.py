@@ -15,8 +15,10 @@ from torch.fx import GraphModule
 from transformers import PretrainedConfig
 
 from autodeploy.errors import RecipeError
+from autodeploy.graph.origin import spread_origins
 from autodeploy.invariants import check_invariants
-from autodeploy.rewrite import Miss, Rule, apply_rules
+from autodeploy.rewrite import Miss, Place, RewriteResult, Rule, apply_rules
+from autodeploy.rewrite.place import closest, counts, fold
 from autodeploy.weights import WeightPlan
 
 
@@ -44,8 +46,10 @@ class Context:
     device: torch.device
     fuel: int | None = None
     """Rewrites still allowed; None when unlimited."""
+    rewrites: list[RewriteResult] = field(default_factory=list)
+    """What patterns did in the pass that runs now."""
     misses: list[Miss] = field(default_factory=list)
-    """Why patterns did not match, reported by the pass that runs now."""
+    """Why patterns did not match, or why the pass that runs now declined a place."""
     kernels: Any = None
     """The backend table that LOWER chooses from."""
 
@@ -59,8 +63,9 @@ class Context:
         return True
 
     def rewrite(self, gm: GraphModule, rules: Sequence[Rule]) -> int:
-        """Apply `rules` to `gm` within the fuel and keep their misses; returns the number of rewrites."""
+        """Apply `rules` to `gm` within the fuel and keep what they did and missed; returns the number of rewrites."""
         result = apply_rules(gm, rules, self.spend)
+        self.rewrites.append(result)
         self.misses.extend(result.misses)
         return result.total
 
@@ -69,7 +74,8 @@ class Pass(BaseModel):
     """A transformation of the graph. It is a frozen value: its fields are its options.
 
     `exact` says whether the numbers stay the same bit for bit; otherwise `tolerance` bounds the relative error
-    `‖out - before‖ / ‖before‖` of the logits in float32. `cleanup` passes may run at any stage.
+    `‖out - before‖ / ‖before‖` of the logits in float32. `cleanup` passes may run at any stage. A pass that names
+    others in `before` or `after` joins every pipeline that has them, without being listed: see `autodeploy.insertion`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +85,8 @@ class Pass(BaseModel):
     exact: ClassVar[bool] = True
     tolerance: ClassVar[float] = 0.0
     cleanup: ClassVar[bool] = False
+    before: ClassVar[tuple[str, ...]] = ()
+    after: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def run(self, gm: GraphModule, ctx: Context) -> int:
@@ -87,7 +95,7 @@ class Pass(BaseModel):
 
 @dataclass(frozen=True)
 class PassReport:
-    """What one pass did."""
+    """What one pass did: `rules` are the patterns that it tried, `places` where they matched, `misses` where not."""
 
     name: str
     stage: str
@@ -96,11 +104,15 @@ class PassReport:
     nodes_before: int
     nodes_after: int
     seconds: float
+    rules: tuple[str, ...] = ()
+    places: tuple[Place, ...] = ()
     misses: tuple[Miss, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON data; misses as sentences."""
-        return {**self.__dict__, "misses": [str(miss) for miss in self.misses]}
+        """The report as JSON data: how often each rule matched, and for each other place the nearest miss, folded."""
+        misses = [str(one) for one in fold(closest(self.misses))]
+        plain = {name: value for name, value in self.__dict__.items() if name != "places"}
+        return {**plain, "rules": counts(self.places, self.rules), "misses": misses}
 
 
 def check_order(passes: Sequence[Pass]) -> None:
@@ -135,8 +147,10 @@ def run_passes(
 def _run_one(gm: GraphModule, current: Pass, ctx: Context, stage: Stage) -> PassReport:
     before, started = len(gm.graph.nodes), time.perf_counter()
     ctx.misses.clear()
+    ctx.rewrites.clear()
     matches = current.run(gm, ctx)
     gm.graph.eliminate_dead_code()
+    spread_origins(gm.graph)
     gm.recompile()
     ctx.weights.prune(gm)
     burning = ctx.fuel != 0  # a graph whose rewriting was stopped half-way keeps forms that its stage forbids
@@ -155,5 +169,13 @@ def _run_one(gm: GraphModule, current: Pass, ctx: Context, stage: Stage) -> Pass
         nodes_before=before,
         nodes_after=len(gm.graph.nodes),
         seconds=time.perf_counter() - started,
-        misses=tuple(ctx.misses),
+        rules=tuple(dict.fromkeys(rule for result in ctx.rewrites for rule in result.rules)),
+        places=tuple(place for result in ctx.rewrites for place in result.places),
+        misses=_still_there(gm, ctx.misses),
     )
+
+
+def _still_there(gm: GraphModule, misses: Sequence[Miss]) -> tuple[Miss, ...]:
+    """The misses whose root no later rule of the pass rewrote."""
+    names = {node.name for node in gm.graph.nodes}
+    return tuple(miss for miss in misses if miss.root in names)

@@ -28,7 +28,7 @@ class FuseGateUp(Pass):
             projections = [argument for argument in gated.args[:2] if isinstance(argument, Node)]
             reason = can_join(projections)
             if reason is not None:
-                ctx.misses.append(Miss(self.name, gated.name, projections[0].name, reason, len(projections)))
+                ctx.misses.append(Miss.at(self.name, gated, projections[0], reason))
             elif ctx.spend():
                 join(gm, ctx, projections, f"{common_prefix(projections)}.gate_up_proj")
                 changed += 1

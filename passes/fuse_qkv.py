@@ -40,7 +40,7 @@ class FuseQkv(Pass):
             projections = [_projection(argument) for argument in attention.args[:3]]
             reason = can_join(projections)
             if reason is not None:
-                ctx.misses.append(Miss(self.name, attention.name, projections[0].name, reason, len(projections)))
+                ctx.misses.append(Miss.at(self.name, attention, projections[0], reason))
             elif ctx.spend():
                 join(gm, ctx, projections, f"{common_prefix(projections)}.qkv_proj")
                 changed += 1

@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import torch
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n +(?P<code>[^\n]+))?')
 _TORCH = str(Path(torch.__file__).parent)
@@ -50,3 +50,19 @@ def inherit_origin(node: Node, like: Node) -> None:
     for key in _KEYS:
         if like.meta.get(key) and not node.meta.get(key):
             node.meta[key] = like.meta[key]
+
+
+def spread_origins(graph: Graph) -> None:
+    """Give each call that a pass inserted the origin of its first user, or else of its first input, that has one."""
+    for node in reversed(graph.nodes):
+        _inherit_from_any(node, node.users)
+    for node in graph.nodes:
+        _inherit_from_any(node, node.all_input_nodes)
+
+
+def _inherit_from_any(node: Node, others: Iterable[Node]) -> None:
+    if node.op != "call_function" or node.meta.get("stack_trace"):
+        return
+    known = next((other for other in others if other.meta.get("stack_trace")), None)
+    if known is not None:
+        inherit_origin(node, known)

@@ -7,7 +7,7 @@ tensors, so that a pattern can be tested against its replacement.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,26 @@ class AnyOf(Expr):
     choices: tuple[Expr, ...]
 
 
+@dataclass(frozen=True)
+class Outputs(Expr):
+    """Several results of one pattern, each used by others."""
+
+    parts: tuple[Expr, ...]
+
+    @property
+    def first(self) -> int:
+        """Which part matching begins at: the one that most is computed for."""
+        return max(range(len(self.parts)), key=lambda index: num_calls(self.parts[index]))
+
+
+@dataclass(frozen=True)
+class Computed(Expr):
+    """A constant of a replacement, computed from what holes are bound to: nodes of a graph, tensors, or constants."""
+
+    function: Callable[..., Any]
+    args: tuple[Expr, ...]
+
+
 def cast(x: Expr, dtype: Var) -> Cast:
     """`x` converted to a dtype, or `x` itself where it already has it."""
     return Cast(x, dtype)
@@ -103,15 +123,37 @@ def holes_of(expression: object) -> Iterator[str]:
             yield from holes_of([x, dtype])
         case Maybe(present, absent):
             yield from holes_of([present, absent])
-        case AnyOf(parts) | Call(_, parts):
+        case AnyOf(parts) | Outputs(parts) | Call(_, parts) | Computed(_, parts):
             yield from holes_of(parts)
         case list() | tuple():
             for item in expression:
                 yield from holes_of(item)
 
 
+def num_calls(expression: object) -> int:
+    """How many calls the shortest way to write an expression has."""
+    match expression:
+        case Cast(x, _):
+            return num_calls(x)
+        case Maybe(present, absent):
+            return min(num_calls(present), num_calls(absent))
+        case AnyOf(choices):
+            return min(map(num_calls, choices))
+        case Outputs(parts):
+            return max(map(num_calls, parts))
+        case Call(_, args):
+            return 1 + num_calls(args)
+        case list() | tuple():
+            return sum(map(num_calls, expression))
+        case _:
+            return 0
+
+
 def evaluate(expression: object, bindings: Mapping[str, Any]) -> Any:
-    """Compute `expression` on the values that `bindings` gives to its holes; raises KeyError for one it lacks."""
+    """Compute `expression` on the values that `bindings` gives to its holes; raises KeyError for one it lacks.
+
+    Several outputs come as a list.
+    """
     match expression:
         case Var(name):
             return bindings[name]
@@ -124,7 +166,9 @@ def evaluate(expression: object, bindings: Mapping[str, Any]) -> Any:
         case Call(target, args):
             positional, keywords = call_arguments(target, [evaluate(argument, bindings) for argument in args])
             return target(*positional, **keywords)
-        case list() | tuple():
-            return [evaluate(item, bindings) for item in expression]
+        case Computed(function, args):
+            return function(*(evaluate(argument, bindings) for argument in args))
+        case Outputs(items) | list(items) | tuple(items):
+            return [evaluate(item, bindings) for item in items]
         case _:
             return expression

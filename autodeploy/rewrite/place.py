@@ -1,0 +1,135 @@
+"""Where rules applied, and why they did not where it looked as if they should."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch.fx import Node
+
+from autodeploy.graph.origin import module_path, source_line
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node at which a rule was tried, and what it came from: a module's path and a line of the model's code."""
+
+    rule: str
+    root: str
+    module: str = ""
+    source: str = ""
+
+    @classmethod
+    def of(cls, rule: str, root: Node) -> Place:
+        """The place of the node `root`."""
+        return cls(rule, root.name, module_path(root) or "", source_line(root) or "")
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.root}{_origin(self.module, self.source)}"
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why a rule did not apply at a root that looked right: the node where matching stopped, and the reason.
+
+    `module` and `source` tell where that node came from; they are empty where export recorded nothing.
+    """
+
+    rule: str
+    root: str
+    node: str
+    reason: str
+    matched: tuple[str, ...] = field(default=(), repr=False)
+    """The nodes that had matched by then."""
+    complete: bool = True
+    """Whether the whole pattern was there, and was declined."""
+    module: str = ""
+    source: str = ""
+
+    @classmethod
+    def at(cls, rule: str, root: Node, stopped: Node, reason: str) -> Miss:
+        """`rule` declined at `root` because of the node `stopped`."""
+        return _miss(rule, root, stopped, reason, (), complete=True)
+
+    @classmethod
+    def after(
+        cls, rule: str, root: Node, stopped: Node, reason: str, matched: Iterable[Node], *, complete: bool
+    ) -> Miss:
+        """`rule` did not match at `root`: it stopped at the node `stopped` when the nodes `matched` had matched."""
+        return _miss(rule, root, stopped, reason, tuple(node.name for node in sorted(matched)), complete=complete)
+
+    @property
+    def depth(self) -> int:
+        """How many nodes had matched."""
+        return len(self.matched)
+
+    def __str__(self) -> str:
+        return f"{self.rule} at {self.root}: stopped at {self.node}: {self.reason}{_origin(self.module, self.source)}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The miss as JSON data."""
+        return {name: getattr(self, name) for name in ("rule", "root", "node", "reason", "module", "source", "depth")}
+
+
+def _miss(rule: str, root: Node, stopped: Node, reason: str, matched: tuple[str, ...], *, complete: bool) -> Miss:
+    """Inputs and weights have no line of their own: then it is the root's."""
+    known = stopped if source_line(stopped) else root
+    module, source = module_path(known) or "", source_line(known) or ""
+    return Miss(rule, root.name, stopped.name, reason, matched, complete, module, source)
+
+
+def _origin(module: str, source: str) -> str:
+    parts = [part for part in (module, source) if part]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Places or misses that differ only in the layer: how many there are, their modules in one, and the first."""
+
+    count: int
+    module: str
+    first: Place | Miss
+
+    def __str__(self) -> str:
+        folded = replace(self.first, module=self.module)
+        return str(self.first) if self.count == 1 else f"{folded}, {self.count} times"
+
+
+def fold(places: Iterable[Place | Miss]) -> list[Folded]:
+    """Join what repeats in every layer, in the order of first occurrence."""
+    groups: dict[tuple[str, ...], list[Place | Miss]] = {}
+    for place in places:
+        reason = _without_numbers(place.reason) if isinstance(place, Miss) else ""
+        groups.setdefault((place.rule, layerless(place.module), place.source, reason), []).append(place)
+    return [Folded(len(group), module, group[0]) for (_, module, _, _), group in groups.items()]
+
+
+def layerless(module: str) -> str:
+    """A module's path without the numbers of layers: `model.layers.*.mlp`."""
+    return ".".join("*" if part.isdigit() else part for part in module.split("."))
+
+
+def _without_numbers(reason: str) -> str:
+    """A reason without the numbers by which the names of nodes and weights of layers differ."""
+    return re.sub(r"(?<=[a-z]_)\d+\b|(?<=\.)\d+(?=\.[a-z])", "*", reason)
+
+
+def closest(misses: Iterable[Miss]) -> list[Miss]:
+    """For each root the miss of the rule that came nearest: one that declined a whole pattern, or the deepest."""
+    best: dict[str, Miss] = {}
+    for miss in misses:
+        known = best.get(miss.root)
+        if known is None or (miss.complete, miss.depth) > (known.complete, known.depth):
+            best[miss.root] = miss
+    return list(best.values())
+
+
+def counts(places: Iterable[Place], rules: Iterable[str]) -> Mapping[str, int]:
+    """How often each of `rules` applied."""
+    result = dict.fromkeys(rules, 0)
+    for place in places:
+        result[place.rule] += 1
+    return result
