@@ -12,10 +12,14 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 
 from autodeploy.capture import capture_graph
+from autodeploy.graph.nodes import arguments, value
 from autodeploy.kernels import KernelTable
 from autodeploy.runtime.model import StepInputs
+from autodeploy.tuning.choices import Choices, Matmul
+from autodeploy.tuning.dispatch import tuned_linear
 
 _STEP_INPUTS = frozenset(StepInputs.__dataclass_fields__)
+_NONE_CHOSEN = Choices()
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Program:
     """A model that runs steps: `autodeploy.runtime.model.Model` over a lowered graph.
 
     The graph is consumed: its operators are bound to kernels of `table`, and its weights become arguments. `capture` is
-    what `autodeploy.capture.capture_graph` takes.
+    what `autodeploy.capture.capture_graph` takes; `choices` say which kernel runs a projection of how many rows.
     """
 
     def __init__(
@@ -74,10 +78,11 @@ class Program:
         device: torch.device,
         spec: ProgramSpec,
         capture: str | None = None,
+        choices: Choices = _NONE_CHOSEN,
     ) -> None:
         self._spec = spec
         self._device = device
-        bound, names = bind(graph_module.graph, table, device)
+        bound, names = bind(graph_module.graph, table, device, choices)
         inputs = [str(node.target) for node in bound.find_nodes(op="placeholder")]
         self._weights = [weights[name] for name in names]
         self._order = [name for name in inputs if name in _STEP_INPUTS]
@@ -125,7 +130,9 @@ def _as_row(name: str, tensor: Tensor) -> Tensor:
     return tensor.unsqueeze(0) if name in ("input_ids", "position_ids") else tensor
 
 
-def bind(graph: Graph, table: KernelTable, device: torch.device) -> tuple[Graph, list[str]]:
+def bind(
+    graph: Graph, table: KernelTable, device: torch.device, choices: Choices = _NONE_CHOSEN
+) -> tuple[Graph, list[str]]:
     """A copy of `graph` that calls kernels and takes its weights as arguments; the weights' names, in their order.
 
     The arguments are the step's data, then the pages, then the weights. Fetching hundreds of weights from modules by
@@ -143,7 +150,7 @@ def bind(graph: Graph, table: KernelTable, device: torch.device) -> tuple[Graph,
     for node in graph.nodes:
         if node.op == "call_function":
             copies[node] = bound.node_copy(node, copies.__getitem__)
-            copies[node].target = _kernel(node, table, device)
+            copies[node].target = _kernel(node, table, device, choices)
             copies[node].args = _on_device(copies[node].args, device)
             copies[node].kwargs = _on_device(copies[node].kwargs, device)
         elif node.op == "output":
@@ -152,7 +159,7 @@ def bind(graph: Graph, table: KernelTable, device: torch.device) -> tuple[Graph,
     return bound, names
 
 
-def _kernel(node: Node, table: KernelTable, device: torch.device) -> Any:
+def _kernel(node: Node, table: KernelTable, device: torch.device, choices: Choices) -> Any:
     """The callable of the backend chosen for `node`, or of the best one here when that is not available."""
     if "backend" not in node.meta:
         return node.target
@@ -161,6 +168,9 @@ def _kernel(node: Node, table: KernelTable, device: torch.device) -> Any:
     if kernel is None or device.type not in kernel.devices:
         kernel = table.find(node.target, "torch")
     assert kernel is not None, f"no reference serves {node.target}"
+    if node.target is torch.ops.autodeploy.linear.default:
+        named = arguments(node)
+        return tuned_linear(Matmul.of(value(named["weight"]), named["bias"]), choices, table, kernel.run)
     return kernel.run
 
 

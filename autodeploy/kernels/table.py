@@ -21,6 +21,20 @@ def _serves_all(*_: object, **__: object) -> str | None:
 
 
 @dataclass(frozen=True)
+class Tunable:
+    """The ways in which a projection's kernel can cut its work.
+
+    `configs(rows, n, k, dtype)` are those worth timing for `[rows, k]` by a weight `[n, k]`, the best guess first; none
+    when no such number of rows is served. `bind(config)` computes `linear(x, weight, bias)` in one of them, and
+    `config_type` makes one of the JSON data of its fields.
+    """
+
+    configs: Callable[[int, int, int, torch.dtype], tuple[Any, ...]]
+    bind: Callable[[Any], Callable[..., Any]]
+    config_type: type
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One backend's implementation of a canonical operator.
 
@@ -36,6 +50,7 @@ class Kernel:
     dtypes: tuple[torch.dtype, ...] = ANY_DTYPE
     declines: Callable[..., str | None] = field(default=_serves_all)
     priority: int = 0
+    tunable: Tunable | None = None
 
     @property
     def name(self) -> str:

@@ -1,0 +1,52 @@
+"""The choices of a device in the user's cache: the second build measures nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import torch
+
+from autodeploy.cache import cache_dir
+from autodeploy.tuning.choices import Choices
+
+
+def conditions(device: torch.device) -> Mapping[str, str]:
+    """All that a measured time depends on besides the shape: the device, its driver, and who wrote the kernels."""
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "driver": str(torch.cuda.driver_version()) if hasattr(torch.cuda, "driver_version") else "",
+        "cuda": str(torch.version.cuda),
+        "torch": str(torch.__version__),
+        "triton": version("triton"),
+        "autodeploy": version("fx-autodeploy"),
+    }
+
+
+def load_choices(known: Mapping[str, str]) -> Choices:
+    """The choices that were saved under the same conditions; none where there are none, or the file is damaged."""
+    try:
+        data = json.loads(_path(known).read_text())
+        return Choices.from_data(data["matmuls"])
+    except (OSError, ValueError, KeyError, TypeError):  # a cache may be lost at any time: it is measured again
+        return Choices()
+
+
+def save_choices(known: Mapping[str, str], choices: Choices) -> None:
+    """Add `choices` to those saved under the same conditions; the file is replaced whole."""
+    path = _path(known)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = {"conditions": dict(known), "matmuls": (load_choices(known) | choices).as_data()}
+    with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        json.dump(data, file, indent=1)
+    os.replace(file.name, path)
+
+
+def _path(known: Mapping[str, str]) -> Path:
+    name = hashlib.sha256(json.dumps(dict(known), sort_keys=True).encode()).hexdigest()[:16]
+    return cache_dir() / "tuning" / f"{name}.json"
