@@ -11,6 +11,7 @@ from autodeploy.cli.build import build
 from autodeploy.cli.doctor import doctor
 from autodeploy.cli.inspect import inspect
 from autodeploy.cli.lists import gpus, passes, patterns, recipes
+from autodeploy.cli.plugin import plugin
 from autodeploy.cli.run import generate, serve
 
 HELP = """Compile a Hugging Face model into the fastest program that can serve it, and show every step.
@@ -57,3 +58,4 @@ for command, panel in (
     (doctor, SHOW),
 ):
     app.command(command.__name__, rich_help_panel=panel)(command)
+app.add_typer(plugin, name="plugin", rich_help_panel="Extend")

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, distributions
+from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 
 import pytest
+
+from autodeploy.discovery import GROUP, Registry, load_plugins
 
 Install = Callable[..., None]
 
@@ -36,3 +38,9 @@ def install(site: Path) -> Install:
 
 def points(site: Path) -> list[EntryPoint]:
     return [point for found in distributions(path=[str(site)]) for point in found.entry_points]
+
+
+def load(site: Path) -> Registry:
+    """What the plugins of the folder bring, beside the built-ins."""
+    ours = [point for point in entry_points(group=GROUP) if point.name == "builtin"]
+    return load_plugins([*points(site), *ours])

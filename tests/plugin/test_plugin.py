@@ -11,7 +11,7 @@ from autodeploy.discovery import Registry, discover, kernel_table, load_plugins
 from autodeploy.errors import PluginError
 from autodeploy.kernels import Backend, builtin_kernels
 from autodeploy.plugin import Plugin
-from tests.plugin.conftest import Install, points
+from tests.plugin.conftest import Install, load, points
 
 IMPORT = "from autodeploy.plugin import Plugin\n"
 RECIPE = "version: 1\nname: {name}\nreason: it is a test\n"
@@ -51,14 +51,6 @@ from autodeploy.plugin import Plugin
 OP = CanonicalOp("{schema}", lambda x: x.clone(), lambda x: x.new_empty(x.shape))
 PLUGIN = Plugin(name="broken", ops=(OP,))
 """
-
-
-def load(site: Path) -> Registry:
-    """What the plugins of the folder bring, beside the built-ins."""
-    from importlib.metadata import entry_points
-
-    ours = [point for point in entry_points(group="autodeploy.plugins") if point.name == "builtin"]
-    return load_plugins([*points(site), *ours])
 
 
 def theirs(registry: Registry) -> dict[tuple[str, str], str]:

@@ -12,7 +12,7 @@ import autodeploy
 
 ROOT = Path(__file__).parents[2]
 MAPPED = ("passes", "patterns", "recipes")
-DATA = (".yaml", ".cpp", ".h", ".typed")
+DATA = (".yaml", ".cpp", ".h", ".typed", ".tmpl")
 
 
 def shipped() -> set[str]:
