@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -12,19 +13,24 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from transformers import PretrainedConfig, PreTrainedModel
 
-from autodeploy.errors import InputError, nearest
+from autodeploy.discovery import discover, kernel_table
+from autodeploy.errors import InputError, UnsupportedError, nearest
 from autodeploy.export import Traced, load_config, trace_model, trace_module
+from autodeploy.graph.diff import GraphDiff, diff_lines
+from autodeploy.graph.text import graph_lines
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import resolve
-from autodeploy.kernels import KernelTable, builtin_kernels
-from autodeploy.pipeline import Context, Pass, PassReport, Stage, run_passes
-from autodeploy.plugin import discover
-from autodeploy.program import ProgramSpec, cache_specs
-from autodeploy.recipe import Target, find_recipes
+from autodeploy.pipeline import Pass, PassReport, run_passes
+from autodeploy.prepare import fitting_passes, prepare
+from autodeploy.program import Program, ProgramSpec, cache_specs
+from autodeploy.recipe import Target
 from autodeploy.resolution import ResolvedRecipe
 from autodeploy.resolution import resolve as resolve_recipe
 from autodeploy.runtime.settings import RuntimeSettings
-from autodeploy.weights import WeightPlan, plan_weights
+from autodeploy.runtime.tokenizer import Tokenizer
+from autodeploy.verify import Verification
+from autodeploy.verify.model import model_samples, verify_passes
+from autodeploy.weights import WeightPlan
 from autodeploy.weights.source import RandomSource, TensorSource
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
@@ -34,7 +40,7 @@ Recipe = ResolvedRecipe[Pass, RuntimeSettings]
 
 
 @dataclass(frozen=True)
-class Optimized:
+class Compiled:
     """An optimized graph, what its weights are made of, and how it came to be."""
 
     graph_module: GraphModule
@@ -43,6 +49,56 @@ class Optimized:
     recipe: Recipe
     spec: ProgramSpec | None
     """What the runtime must know; None for a module that is no causal language model."""
+
+
+@dataclass(frozen=True)
+class Optimized(Compiled):
+    """A compiled graph together with what it was made from, so that every pass can be watched and checked."""
+
+    traced: Traced = field(repr=False)
+    source: TensorSource = field(repr=False)
+    device: torch.device
+    fuel: int | None = None
+
+    @cached_property
+    def program(self) -> Program:
+        """The graph with its weights, which are read now, on its device; InputError when that is not here."""
+        if self.spec is None:
+            raise UnsupportedError("a module on its own has no program: call its .graph_module")
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError("the graph is for a CUDA device, and this machine has none; optimize with gpu='cpu'")
+        weights = self.weights.read(self.source, self.device)
+        return Program(self.graph_module, weights, kernel_table(self.device), self.device, self.spec)
+
+    def diff(self, index: int) -> GraphDiff:
+        """What pass `index` of the history changed, as text; the passes up to it run again. Negative ones count back.
+
+        Raises InputError when there is no such pass.
+        """
+        passes = fitting_passes(self.traced, self.recipe)
+        if not -len(passes) <= index < len(passes):
+            raise InputError(f"diff({index}): the history has passes 0 to {len(passes) - 1}")
+        last = index % len(passes)
+        texts = [graph_lines(self.traced.graph_module.graph)]
+        gm, context = prepare(self.traced, self.source, self.device, kernel_table(self.device), self.fuel)
+        run_passes(gm, passes[: last + 1], context, lambda _: texts.append(graph_lines(gm.graph)))
+        return diff_lines(f"{last}: {passes[last].name}", texts[-2], texts[-1])
+
+    def verify(self, *, tokenizer: Tokenizer | None = None) -> Verification:
+        """Run the graph before and after each pass, in float32 and in its dtype, and compare the logits.
+
+        `tokenizer` gives the tokens of real text; without one, words are hashed to ids. Raises VerificationError, whose
+        `finding` names the pass and the rewrite that moved the numbers further than the pass declares.
+        """
+        return verify_passes(
+            self.traced,
+            fitting_passes(self.traced, self.recipe),
+            source=self.source,
+            samples=model_samples(self.traced, tokenizer),
+            device=self.device,
+            kernels=kernel_table(self.device),
+            fuel=self.fuel,
+        )
 
 
 def choose_dtype(name: str, gpu: GpuChoice, config: PretrainedConfig) -> tuple[torch.dtype, str]:
@@ -69,14 +125,16 @@ def resolve_settings(
     """The recipe for a model on a device; RecipeError for a name or value that is not valid."""
     registry = discover()
     target = Target(config.model_type, gpu.gpu.name, workload)
-    return resolve_recipe(
+    resolved: Recipe = resolve_recipe(
         target,
         passes=registry.passes,
         runtime=RuntimeSettings,
-        recipes=find_recipes(registry.recipes.values()),
+        recipes=registry.recipes,
         recipe=recipe,
         set_values=values,
+        providers={name: f"{one.plugin} ({one})" for (kind, name), one in registry.origins.items() if kind == "passes"},
     )
+    return replace(resolved, notes=(*resolved.notes, *map(str, registry.problems)))
 
 
 def trace(
@@ -117,34 +175,30 @@ def optimize(
     choice = choose_gpu(gpu)
     if isinstance(recipe, str):
         recipe = resolve_settings(traced.config, choice, recipe=recipe, workload=workload, values=set)
-    graph_module = _copy(traced.graph_module)
-    weights = WeightPlan()
-    if isinstance(traced.model, PreTrainedModel):
-        weights = plan_weights(traced.model, source or RandomSource.of(traced.model))
-    for name, tensor in traced.constants.items():
-        if name not in weights:
-            weights.add_constant(name, tensor)
-    weights.prune(graph_module)
-    device = torch.device("cpu" if choice.gpu.is_cpu else "cuda")
-    context = Context(traced.config, weights, device, fuel, kernels=kernel_table(device))
-    passes = [one for _, one in recipe.passes]
-    if not isinstance(traced.model, PreTrainedModel):  # a module on its own is called, not served: it has no cache
-        passes = [one for one in passes if one.stage is not Stage.CACHE]
-    history = run_passes(graph_module, passes, context, observe)
-    spec = _spec(traced, graph_module)
-    return Optimized(graph_module, weights, tuple(history), recipe, spec)
+    source = source or RandomSource.of(traced.model)
+    device = target_device(choice)
+    compiled = compile_graph(traced, recipe, source, device, fuel=fuel, observe=observe)
+    return Optimized(**vars(compiled), traced=traced, source=source, device=device, fuel=fuel)
 
 
-def kernel_table(device: torch.device) -> KernelTable:
-    """Our kernels and those of installed plugins."""
-    return builtin_kernels(device.type) + tuple(discover().kernels.values())  # type: ignore[arg-type]
+def compile_graph(
+    traced: Traced,
+    recipe: Recipe,
+    source: TensorSource,
+    device: torch.device,
+    *,
+    fuel: int | None = None,
+    observe: Callable[[PassReport], None] = lambda _: None,
+) -> Compiled:
+    """Run the passes of `recipe` on a copy of the traced graph. The result does not hold on to `traced`."""
+    graph_module, context = prepare(traced, source, device, kernel_table(device), fuel)
+    history = run_passes(graph_module, fitting_passes(traced, recipe), context, observe)
+    return Compiled(graph_module, context.weights, tuple(history), recipe, _spec(traced, graph_module))
 
 
-def _copy(graph_module: GraphModule) -> GraphModule:
-    """A graph of its own over the same meta tensors, with the same values."""
-    graph = torch.fx.Graph()
-    graph.output(graph.graph_copy(graph_module.graph, {}))
-    return GraphModule(graph_module, graph)
+def target_device(choice: GpuChoice) -> torch.device:
+    """What a device of the hardware table is to torch."""
+    return torch.device("cpu" if choice.gpu.is_cpu else "cuda")
 
 
 def _spec(traced: Traced, graph_module: GraphModule) -> ProgramSpec | None:

@@ -47,9 +47,9 @@ class Artifact:
 
     @property
     def verification(self) -> dict[str, Any] | None:
-        """What `build --verify` found, as `autodeploy.verify.Verification` writes it; None where it was not asked for."""
+        """What `build --verify` found, for `autodeploy.verify.Verification.from_dict`; None where it did not run."""
         found: Any = self.manifest.details.get("verification")
-        return found
+        return dict(found) if found else None
 
     @property
     def graph_names(self) -> list[str]:

@@ -11,6 +11,7 @@ import typer
 from autodeploy.cli import options as opt
 from autodeploy.cli import output, seam
 from autodeploy.cli.progress import RichProgress
+from autodeploy.errors import VerificationError
 from autodeploy.runtime.sampling_params import SamplingParams
 
 SAMPLE_TOKENS = 48
@@ -29,6 +30,14 @@ Fuel = Annotated[
         min=0, help="Stop rewriting after so many rewrites, to find a wrong one.", rich_help_panel=opt.BUILDING
     ),
 ]
+Verify = Annotated[
+    bool,
+    typer.Option(
+        "--verify",
+        help="Check each pass against the graph before it; save nothing if one is wrong.",
+        rich_help_panel=opt.BUILDING,
+    ),
+]
 
 
 def build(
@@ -44,6 +53,7 @@ def build(
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
     fuel: Fuel = None,
+    verify: Verify = False,
     out: Out = None,
     max_batch: opt.MaxBatch = None,
     max_tokens: opt.MaxTokens = None,
@@ -64,11 +74,19 @@ def build(
         return
     target = out or Path(default_folder(model))
     with RichProgress(output.err()) as progress:
-        built = seam.build(
-            model, **options.keywords(), out=target, load_format=load_format, fuel=fuel, progress=progress
-        )
+        chosen = {**options.keywords(), "load_format": load_format, "fuel": fuel, "verify": verify}
+        built = _build(model, out=target, progress=progress, **chosen)
         answer = _answer(built.path, gpu, capture, prompt, progress) if prompt is not None else None
     _show(built, prompt, answer, as_json)
+
+
+def _build(model: str, *, progress: RichProgress, **options: Any) -> seam.Built:
+    """Build, and show the evidence when a pass is found to be wrong."""
+    try:
+        return seam.build(model, progress=progress, **options)
+    except VerificationError as error:
+        progress.console.print(error.finding)
+        raise
 
 
 def default_folder(model: str) -> str:
@@ -101,10 +119,14 @@ def _show(built: seam.Built, prompt: str | None, answer: str | None, as_json: bo
     following = f"autodeploy serve {shlex.quote(str(built.path))}"
     if as_json:
         result: dict[str, Any] = {"artifact": str(built.path), "recipe": built.recipe, "history": history}
-        output.print_json({**result, "prompt": prompt, "answer": answer, "next": following})
+        output.print_json(
+            {**result, "verification": built.verification, "prompt": prompt, "answer": answer, "next": following}
+        )
         return
     console = output.out()
     console.print(output.history_table(history))
+    if built.verification is not None:
+        console.print(seam.verification(built.verification))
     if prompt is not None:
         console.print(f"\n{prompt}", end="", markup=False)
         console.print(f"{answer}\n", style="bold", markup=False)

@@ -6,6 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from rich.console import ConsoleRenderable
+
 from autodeploy.plan import Plan
 from autodeploy.progress import Progress
 from autodeploy.runtime.sampling_params import SamplingParams
@@ -25,6 +27,10 @@ class Built(Protocol):
     @property
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe."""
+
+    @property
+    def verification(self) -> dict[str, Any] | None:
+        """What `--verify` found."""
 
 
 class Answering(Protocol):
@@ -58,3 +64,9 @@ def load_artifact(path: Path) -> Built:
     """Open an artifact."""
     artifact: Built = import_module("autodeploy.artifact").load(path)
     return artifact
+
+
+def verification(data: dict[str, Any]) -> ConsoleRenderable:
+    """What an artifact says of its verification, as it is shown."""
+    found: ConsoleRenderable = import_module("autodeploy.verify").Verification.from_dict(data).__rich__()
+    return found

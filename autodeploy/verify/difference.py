@@ -23,10 +23,6 @@ class Difference:
     kl: float
     top1: float
 
-    def as_dict(self) -> dict[str, float | bool]:
-        """The figures as JSON data."""
-        return dict(self.__dict__)
-
 
 def compare(before: Tensor, after: Tensor) -> Difference:
     """The difference of two sets of logits of any dtype, computed in float64."""

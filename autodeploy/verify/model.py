@@ -12,7 +12,7 @@ from autodeploy.pipeline import Pass
 from autodeploy.prepare import prepare
 from autodeploy.runtime.tokenizer import Tokenizer
 from autodeploy.verify.execution import Execution
-from autodeploy.verify.result import Verification
+from autodeploy.verify.result import Check, Verification
 from autodeploy.verify.samples import NUM_TOKENS, Samples, token_samples
 from autodeploy.verify.trial import run_trial
 from autodeploy.verify.weights import BoundaryWeights
@@ -28,23 +28,22 @@ def verify_passes(
     device: torch.device,
     kernels: KernelTable,
     fuel: int | None = None,
-    observe: Callable[[str], None] = lambda _: None,
+    observe: Callable[[Check], None] = lambda _: None,
 ) -> Verification:
     """Check every pass against the graph before it, in float32 and then in the dtype of `traced`.
 
     `device` is what the passes compile for; the graphs run there when it is here, and on the CPU otherwise. `observe`
-    is told of each dtype before its trial. Takes the memory of the weights, and of those that one pass makes anew.
-    Raises VerificationError.
+    is told of each check. Takes the memory of the weights in float32, and of those that one pass makes anew. Raises
+    VerificationError.
     """
     place = device if device.type == "cpu" or torch.cuda.is_available() else torch.device("cpu")
     own = next(traced.model.parameters()).dtype
     trials, truth = [], None
     for dtype in dict.fromkeys((torch.float32, own)):
-        observe(str(dtype).removeprefix("torch."))
         one = traced if dtype is own else trace_model(traced.config, dtype)
         graph_module, context = prepare(one, source, device, kernels, fuel)
         execution = Execution(samples, BoundaryWeights(source, place), kernels)
-        trial, first = run_trial(graph_module, context, passes, execution, dtype, truth)
+        trial, first = run_trial(graph_module, context, passes, execution, dtype, truth, observe)
         trials.append(trial)
         truth = first
     counts = {kind: sum(map(len, many)) for kind, many in samples.sequences.items()}

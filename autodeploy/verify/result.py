@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -33,11 +34,6 @@ class Check:
         """Each figure at its worst over the samples."""
         return worst(self.differences.values())
 
-    def as_dict(self) -> dict[str, Any]:
-        """The check as JSON data."""
-        found = {kind: one.as_dict() for kind, one in self.differences.items()}
-        return {"name": self.name, "bound": self.bound, "drift": self.drift, "failure": self.failure, **found}
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -46,11 +42,6 @@ class Trial:
     dtype: str
     checks: tuple[Check, ...]
     end_to_end: Check
-
-    def as_dict(self) -> dict[str, Any]:
-        """The trial as JSON data."""
-        checks = [one.as_dict() for one in self.checks]
-        return {"dtype": self.dtype, "checks": checks, "end_to_end": self.end_to_end.as_dict()}
 
     def __rich__(self) -> Table:
         """A row for each pass."""
@@ -86,8 +77,13 @@ class Verification:
 
     def as_dict(self) -> dict[str, Any]:
         """The result as JSON data."""
-        trials = [one.as_dict() for one in self.trials]
-        return {"device": self.device, "samples": dict(self.samples), "trials": trials}
+        data: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, mode="json")
+        return data
+
+    @classmethod
+    def from_dict(cls, data: object) -> Verification:
+        """The result from data that `as_dict` gave."""
+        return TypeAdapter(cls).validate_python(data)
 
 
 def _table(title: str, checks: tuple[Check, ...]) -> Table:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from rich.console import Group
 from rich.text import Text
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from autodeploy.graph.copy import copy_graph
 from autodeploy.graph.origin import common_module, source_line
@@ -15,6 +16,7 @@ from autodeploy.graph.text import node_text
 from autodeploy.pipeline import Context, Pass, run_passes
 
 _PLENTY = 1 << 40
+_Calls = dict[tuple[str, str], Node]
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,7 @@ def _num_rewrites(start: State, current: Pass) -> int:
 
 
 def _describe(without: State, with_it: State, number: int, total: int) -> Rewrite:
-    old, new = _calls(without.graph_module), _calls(with_it.graph_module)
-    gone = [node for key, node in old.items() if key not in new]
-    made = [node for key, node in new.items() if key not in old]
-    if not gone and not made:  # nodes kept their operators and got other arguments
-        gone, made = _rewired(old, new)
+    gone, made = _changed(_calls(without.graph_module), _calls(with_it.graph_module))
     rules = [node.meta["rule"] for node in made if "rule" in node.meta]
     sources = [source for source in map(source_line, reversed([*made, *gone])) if source]
     return Rewrite(
@@ -109,13 +107,27 @@ def _describe(without: State, with_it: State, number: int, total: int) -> Rewrit
     )
 
 
-def _calls(gm: GraphModule) -> dict[tuple[str, str], Node]:
+def _changed(old: _Calls, new: _Calls) -> tuple[list[Node], list[Node]]:
+    """The nodes that are gone and those that were made; one whose constants changed is both.
+
+    That a node uses what was made in place of what is gone tells nothing, unless it is all that happened.
+    """
+    kept = [key for key in old if key in new]
+    altered = {key for key in kept if _constants(old[key]) != _constants(new[key])}
+    gone = [node for key, node in old.items() if key not in new or key in altered]
+    made = [node for key, node in new.items() if key not in old or key in altered]
+    if gone or made:
+        return gone, made
+    rewired = [key for key in kept if node_text(old[key]) != node_text(new[key])]
+    return [old[key] for key in rewired], [new[key] for key in rewired]
+
+
+def _constants(node: Node) -> str:
+    """The arguments of a call without those that are nodes."""
+    return str(map_arg((node.args, node.kwargs), lambda argument: None))
+
+
+def _calls(gm: GraphModule) -> _Calls:
     """Calls and inputs by name and operator: a name may go to another node once its own is erased."""
-    return {
-        (node.name, str(node.target)): node for node in gm.graph.nodes if node.op in ("call_function", "placeholder")
-    }
-
-
-def _rewired(old: dict[tuple[str, str], Node], new: dict[tuple[str, str], Node]) -> tuple[list[Node], list[Node]]:
-    changed = [key for key in old if node_text(old[key]) != node_text(new[key])]
-    return [old[key] for key in changed], [new[key] for key in changed]
+    kept = [node for node in gm.graph.nodes if node.op in ("call_function", "placeholder")]
+    return {(node.name, str(node.target)): node for node in kept}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 
 from autodeploy.errors import VerificationError
 from autodeploy.graph.copy import copy_graph
-from autodeploy.pipeline import Context, Pass, PassReport, run_passes
+from autodeploy.pipeline import Context, Pass, run_passes
 from autodeploy.verify.difference import Difference, compare, relative_error
 from autodeploy.verify.execution import Execution
 from autodeploy.verify.result import Check, Finding, Trial
@@ -30,6 +30,7 @@ def run_trial(
     execution: Execution,
     dtype: torch.dtype,
     truth: Logits | None = None,
+    observe: Callable[[Check], None] = lambda _: None,
 ) -> tuple[Trial, Logits]:
     """Run `passes` over a traced graph, which is changed, and check each; also the logits of the traced graph.
 
@@ -38,7 +39,7 @@ def run_trial(
     Raises VerificationError, which names the pass and the rewrite.
     """
     trial = _Trial(graph_module, context, passes, execution, dtype, truth)
-    run_passes(graph_module, passes, context, trial.check)
+    run_passes(graph_module, passes, context, lambda _: observe(trial.check()))
     return trial.result(), trial.first
 
 
@@ -65,7 +66,7 @@ class _Trial:
         self._logits_before = self.first
         self._allowed_drift = None if truth is None else MAX_DRIFT * _drift(truth, self.first)
 
-    def check(self, _: PassReport) -> None:
+    def check(self) -> Check:
         """Judge the pass that has just run."""
         current = self._passes[len(self._checks)]
         state = self._snapshot()
@@ -75,6 +76,7 @@ class _Trial:
         if check.failure is not None:
             raise self._error(current, check.failure)
         self._before, self._logits_before = state, logits
+        return check
 
     def result(self) -> Trial:
         """The checks, and the last graph against the first."""

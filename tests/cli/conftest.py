@@ -30,6 +30,7 @@ class FakeArtifact:
             {"name": "fuse_qkv", "matches": 30, "nodes_before": 900, "nodes_after": 840, "seconds": 0.25}
         ]
     )
+    verification: dict[str, Any] | None = None
 
 
 @dataclass

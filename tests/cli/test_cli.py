@@ -43,6 +43,7 @@ def test_a_model_alone_is_built(run: Command, builder: FakeBuilder) -> None:
         "out": Path("Name-autodeploy"),
         "load_format": "auto",
         "fuel": 3,
+        "verify": False,
     }
     assert "fuse_qkv" in result.out
     assert "900 → 840" in result.out

@@ -39,10 +39,10 @@ def traced() -> dict[torch.dtype, Traced]:
 def verify(traced: dict[torch.dtype, Traced], source: MemorySource) -> Verify:
     """Verify passes after those that make the graph canonical, in float32 and another dtype."""
 
-    def run(*passes: Pass, dtype: torch.dtype = torch.float32, first: Sequence[Pass] = CANONICAL) -> Verification:
+    def run(*passes: Pass, dtype: torch.dtype = torch.float32) -> Verification:
         return verify_passes(
             traced[dtype],
-            [*first, *passes],
+            [*CANONICAL, *passes],
             source=source,
             samples=model_samples(traced[dtype]),
             device=torch.device("cpu"),
