@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from autodeploy.kernels import BACKENDS
 from autodeploy.ops import OPS
+from autodeploy.passes.canonicalize_attention import CanonicalizeAttention
+from autodeploy.passes.canonicalize_convolutions import CanonicalizeConvolutions
 from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
+from autodeploy.passes.canonicalize_logits import CanonicalizeLogits
+from autodeploy.passes.canonicalize_matmuls import CanonicalizeMatmuls
 from autodeploy.passes.canonicalize_mlps import CanonicalizeMlps
 from autodeploy.passes.canonicalize_norms import CanonicalizeNorms
 from autodeploy.passes.canonicalize_rotary import CanonicalizeRotary
 from autodeploy.passes.choose_kernels import ChooseKernels
 from autodeploy.passes.clean_graph import CleanGraph
+from autodeploy.passes.fold_batch_norm import FoldBatchNorm
 from autodeploy.passes.fold_constants import FoldConstants
 from autodeploy.passes.functionalize import Functionalize
+from autodeploy.passes.fuse_convolution_activation import FuseConvolutionActivation
 from autodeploy.passes.fuse_gate_up import FuseGateUp
+from autodeploy.passes.fuse_linear_activation import FuseLinearActivation
 from autodeploy.passes.fuse_qkv import FuseQkv
+from autodeploy.passes.fuse_residual_norm import FuseResidualNorm
 from autodeploy.passes.gather_logit_rows import GatherLogitRows
 from autodeploy.passes.merge_common import MergeCommon
+from autodeploy.passes.name_masks import NameMasks
 from autodeploy.passes.page_attention import PageAttention
 from autodeploy.patterns import PATTERNS
 from autodeploy.plugin import BUILTIN, Plugin
@@ -30,11 +39,20 @@ PLUGIN = Plugin(
         FoldConstants,
         MergeCommon,
         CanonicalizeLinears,
+        CanonicalizeConvolutions,
         CanonicalizeNorms,
         CanonicalizeRotary,
+        CanonicalizeMatmuls,
+        CanonicalizeAttention,
+        NameMasks,
         CanonicalizeMlps,
+        CanonicalizeLogits,
+        FoldBatchNorm,
         FuseQkv,
         FuseGateUp,
+        FuseResidualNorm,
+        FuseLinearActivation,
+        FuseConvolutionActivation,
         GatherLogitRows,
         PageAttention,
         ChooseKernels,

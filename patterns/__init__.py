@@ -5,11 +5,16 @@ if __name__ == "patterns":
 
 import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
 from autodeploy.patterns.activations import ACTIVATIONS, GATED
-from autodeploy.patterns.linears import LINEARS
+from autodeploy.patterns.attention import ATTENTIONS
+from autodeploy.patterns.heads import HEADS
+from autodeploy.patterns.convolutions import CONVOLUTION_ACTIVATIONS
+from autodeploy.patterns.linears import ACTIVATED, LINEARS
 from autodeploy.patterns.logits import LOGITS
+from autodeploy.patterns.matmuls import MATMULS
 from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
 from autodeploy.patterns.rotary import ROTARY
 from autodeploy.patterns.rotary_parts import PARTIAL_ROTARY, ROTARY_PARTS
+from autodeploy.patterns.scores import SCORES
 
 PATTERNS = (
     *LINEARS,
@@ -19,8 +24,14 @@ PATTERNS = (
     *ROTARY,
     *ROTARY_PARTS,
     *PARTIAL_ROTARY,
+    *MATMULS,
+    *SCORES,
+    *ATTENTIONS,
+    *HEADS,
     *ACTIVATIONS,
     *GATED,
     *LOGITS,
+    *ACTIVATED,
+    *CONVOLUTION_ACTIVATIONS,
 )
 """All of them, in the order in which the passes apply them."""

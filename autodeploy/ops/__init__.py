@@ -6,6 +6,7 @@ against it, and it runs on any device.
 
 from autodeploy.ops.activation import ACTIVATIONS, activate, gated_activation
 from autodeploy.ops.attention import attention, paged_attention
+from autodeploy.ops.convolution import convolution, convolution_activation
 from autodeploy.ops.experts import expert_linear
 from autodeploy.ops.linear import linear, linear_activation
 from autodeploy.ops.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
@@ -17,6 +18,8 @@ OPS = (
     linear,
     linear_activation,
     expert_linear,
+    convolution,
+    convolution_activation,
     rms_norm,
     layer_norm,
     add_rms_norm,
@@ -40,6 +43,8 @@ __all__ = [
     "add_layer_norm",
     "add_rms_norm",
     "attention",
+    "convolution",
+    "convolution_activation",
     "define",
     "expert_linear",
     "gated_activation",

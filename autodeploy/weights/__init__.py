@@ -1,5 +1,6 @@
 """Weights as a plan: lazy expressions over checkpoint tensors, read once the graph is final."""
 
+from autodeploy.weights.arithmetic import InverseRoot, Subtract, scale_rows
 from autodeploy.weights.checkpoint import plan_weights
 from autodeploy.weights.expression import Add, Box, Cast, Constant, Expression, Multiply, Stored
 from autodeploy.weights.layout import Concat, Permute, Reshape, Slice, Stack, chunk, transpose
@@ -13,6 +14,7 @@ __all__ = [
     "Concat",
     "Constant",
     "Expression",
+    "InverseRoot",
     "MemorySource",
     "Multiply",
     "Permute",
@@ -23,10 +25,12 @@ __all__ = [
     "Slice",
     "Stack",
     "Stored",
+    "Subtract",
     "TensorSource",
     "WeightPlan",
     "chunk",
     "plan_weights",
+    "scale_rows",
     "transpose",
     "used_by",
 ]

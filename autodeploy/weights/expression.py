@@ -163,7 +163,7 @@ class Cast(Expression):
 
 
 @dataclass(frozen=True)
-class _Binary(Expression):
+class Binary(Expression):
     """An element-wise operation of two tensors, with PyTorch's broadcasting and promotion."""
 
     left: Expression
@@ -198,7 +198,7 @@ class _Binary(Expression):
 
 
 @dataclass(frozen=True)
-class Add(_Binary):
+class Add(Binary):
     """`left + right`."""
 
     @staticmethod
@@ -207,7 +207,7 @@ class Add(_Binary):
 
 
 @dataclass(frozen=True)
-class Multiply(_Binary):
+class Multiply(Binary):
     """`left * right`."""
 
     @staticmethod

@@ -73,7 +73,12 @@ def gate(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def projection(dtype: torch.dtype) -> dict[str, Any]:
-    return {"x": sample_tokens(dtype), "weight": torch.randn(5, WIDTH).to(dtype), "bias": torch.randn(5).to(dtype)}
+    return {
+        "x": sample_tokens(dtype),
+        "weight": torch.randn(5, WIDTH).to(dtype),
+        "bias": torch.randn(5).to(dtype),
+        "kind": "gelu",
+    }
 
 
 def activation(dtype: torch.dtype) -> dict[str, Any]:
@@ -104,12 +109,20 @@ def sampler_of_rotary(name: str) -> Sampler:
     return lambda dtype: rotary(dtype, WIDTH // 2 if "_of_" in name else WIDTH, heads_dim)
 
 
+def image(dtype: torch.dtype) -> dict[str, Any]:
+    tensors = {"x": torch.randn(2, 4, 9, 8), "weight": torch.randn(6, 2, 3, 2), "bias": torch.randn(6)}
+    sizes = {"stride": [2, 1], "padding": [1, 2], "dilation": [1, 2], "groups": 2, "kind": "silu"}
+    return {**{name: tensor.to(dtype) for name, tensor in tensors.items()}, **sizes}
+
+
 def inputs_of(rule: Rule) -> Sampler:
     """The sampler for a pattern, by its name."""
     if "rope" in rule.name:
         return sampler_of_rotary(rule.name)
     named = {
         "linear": projection,
+        "linear_activation": projection,
+        "convolution_activation": image,
         "gated_activation": gate,
         "gated_sigmoid": gate,
         "glu": halves,

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from autodeploy.patterns import PATTERNS
 from autodeploy.patterns.activations import ACTIVATIONS, GATED
-from autodeploy.patterns.linears import LINEARS
+from autodeploy.patterns.convolutions import CONVOLUTION_ACTIVATIONS as CONVOLUTIONS
+from autodeploy.patterns.linears import ACTIVATED, LINEARS
 from autodeploy.patterns.logits import LOGITS
 from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
 from autodeploy.patterns.rotary import ROTARY
@@ -23,7 +24,19 @@ from autodeploy.rewrite import apply_rules
 from tests.graphs import clean, trace
 
 ROPES = (*ROTARY, *ROTARY_PARTS)
-GROUPS = (LINEARS, NORMS, UNSCALED_NORMS, HEAD_NORMS, ROPES, PARTIAL_ROTARY, ACTIVATIONS, GATED, LOGITS)
+GROUPS = (
+    LINEARS,
+    NORMS,
+    UNSCALED_NORMS,
+    HEAD_NORMS,
+    ROPES,
+    PARTIAL_ROTARY,
+    ACTIVATIONS,
+    GATED,
+    LOGITS,
+    ACTIVATED,
+    CONVOLUTIONS,
+)
 WIDTH, HEADS = 8, 2
 Function = Callable[["Weights", Tensor], Tensor]
 
@@ -179,6 +192,10 @@ def gated_halves(x: Tensor) -> Tensor:
     return functional.silu(gate) * up
 
 
+def read_twice(x: Tensor) -> Tensor:
+    return torch.cat((functional.relu(x), x), dim=-1)
+
+
 def gelu_of_bloom(x: Tensor) -> Tensor:
     return x * 0.5 * (1.0 + torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x)))
 
@@ -190,6 +207,13 @@ def varied(x: Tensor, correction: int = 0) -> Tensor:
 def varied_at_once(x: Tensor) -> Tensor:
     variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
     return (x - mean) * torch.rsqrt(variance + 1e-5)
+
+
+def convolved(w: Weights, x: Tensor) -> Tensor:
+    """A convolution with a kernel of one token, as the pass for convolutions leaves it."""
+    channels = x.transpose(1, 2)
+    out: Tensor = torch.ops.autodeploy.convolution(channels, w.matrix.unsqueeze(-1), w.shift, [1], [0], [1], 1)
+    return out
 
 
 IS: dict[str, list[Function]] = {
@@ -273,6 +297,14 @@ IS: dict[str, list[Function]] = {
     ],
     "gated_sigmoid": [lambda w, x: functional.linear(x, w.up) * torch.sigmoid(functional.linear(x, w.matrix))],
     "glu": [lambda w, x: functional.glu(x, -1)],
+    "linear_activation": [
+        lambda w, x: functional.relu(functional.linear(x, w.matrix)),
+        lambda w, x: gelu_written(functional.linear(x, w.matrix, w.shift)),
+    ],
+    "convolution_activation": [
+        lambda w, x: functional.relu(convolved(w, x)),
+        lambda w, x: functional.silu(convolved(w, x)),
+    ],
     "soft_cap": [lambda w, x: 30.0 * torch.tanh(x / 30.0), lambda w, x: torch.tanh(x / 2.0) * 2.0],
 }
 IS_NOT: dict[str, list[Function]] = {
@@ -346,6 +378,14 @@ IS_NOT: dict[str, list[Function]] = {
         lambda w, x: torch.sigmoid(x) * 2.0,
     ],
     "glu": [lambda w, x: functional.glu(w.heads(x), 2)],
+    "linear_activation": [
+        lambda w, x: functional.silu(functional.linear(x, w.matrix)) * functional.linear(x, w.up),  # that is a gate
+        lambda w, x: read_twice(functional.linear(x, w.matrix)),
+    ],
+    "convolution_activation": [
+        lambda w, x: read_twice(convolved(w, x)),
+        lambda w, x: functional.relu(convolved(w, x) + 1.0),
+    ],
     "soft_cap": [
         lambda w, x: 30.0 * torch.tanh(x / 20.0),
         lambda w, x: w.column * torch.tanh(x / w.column),  # the cap is learned
