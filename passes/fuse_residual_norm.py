@@ -38,7 +38,7 @@ class FuseResidualNorm(Pass):
                 continue
             reason = _declines(total, norm)
             if reason is not None:
-                ctx.misses.append(Miss(self.name, norm.name, total.name, reason, 2))
+                ctx.misses.append(Miss.at(self.name, norm, total, reason))
             elif ctx.spend():
                 _fuse(total, norm)
                 changed += 1
@@ -62,8 +62,6 @@ def _fuse(total: Node, norm: Node) -> None:
         both = insert_call(graph, _OF_SUM[norm.target], (x, residual, *norm.args[1:]), norm.kwargs)
         normed, summed = (insert_call(graph, operator.getitem, (both, index)) for index in range(2))
     norm.replace_all_uses_with(normed)
-    erase_unused(norm)
-    total.replace_all_uses_with(summed, delete_user_cb=lambda user: user is not both)
+    total.replace_all_uses_with(summed)
     erase_unused(total)
-    if not summed.users:
-        graph.erase_node(summed)
+    erase_unused(norm)

@@ -7,9 +7,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from autodeploy.graph.origin import module_path, source_line
+
+aten = torch.ops.aten
+_PLAIN = frozenset(
+    {
+        aten.add.Tensor,
+        aten.sub.Tensor,
+        aten.mul.Tensor,
+        aten.div.Tensor,
+        aten.neg.default,
+        aten.to.dtype,
+        aten.reshape.default,
+        aten.transpose.int,
+        aten.unsqueeze.default,
+        aten.slice.Tensor,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -45,20 +62,25 @@ class Miss:
     """The nodes that had matched by then."""
     complete: bool = True
     """Whether the whole pattern was there, and was declined."""
+    telling: bool = True
+    """Whether something matched that is more than plain arithmetic, which is everywhere."""
     module: str = ""
     source: str = ""
 
     @classmethod
     def at(cls, rule: str, root: Node, stopped: Node, reason: str) -> Miss:
         """`rule` declined at `root` because of the node `stopped`."""
-        return _miss(rule, root, stopped, reason, (), complete=True)
+        return _miss(cls(rule, root.name, stopped.name, reason), root, stopped)
 
     @classmethod
     def after(
         cls, rule: str, root: Node, stopped: Node, reason: str, matched: Iterable[Node], *, complete: bool
     ) -> Miss:
         """`rule` did not match at `root`: it stopped at the node `stopped` when the nodes `matched` had matched."""
-        return _miss(rule, root, stopped, reason, tuple(node.name for node in sorted(matched)), complete=complete)
+        nodes = sorted(matched)
+        telling = any(node.target not in _PLAIN for node in nodes)
+        names = tuple(node.name for node in nodes)
+        return _miss(cls(rule, root.name, stopped.name, reason, names, complete, telling), root, stopped)
 
     @property
     def depth(self) -> int:
@@ -73,11 +95,10 @@ class Miss:
         return {name: getattr(self, name) for name in ("rule", "root", "node", "reason", "module", "source", "depth")}
 
 
-def _miss(rule: str, root: Node, stopped: Node, reason: str, matched: tuple[str, ...], *, complete: bool) -> Miss:
-    """Inputs and weights have no line of their own: then it is the root's."""
+def _miss(miss: Miss, root: Node, stopped: Node) -> Miss:
+    """The miss with its origin; inputs and weights have no line of their own: then it is the root's."""
     known = stopped if source_line(stopped) else root
-    module, source = module_path(known) or "", source_line(known) or ""
-    return Miss(rule, root.name, stopped.name, reason, matched, complete, module, source)
+    return replace(miss, module=module_path(known) or "", source=source_line(known) or "")
 
 
 def _origin(module: str, source: str) -> str:
@@ -118,9 +139,9 @@ def _without_numbers(reason: str) -> str:
 
 
 def closest(misses: Iterable[Miss]) -> list[Miss]:
-    """For each root the miss of the rule that came nearest: one that declined a whole pattern, or the deepest."""
+    """For each root the telling miss that came nearest: of a whole pattern that was declined, or the deepest."""
     best: dict[str, Miss] = {}
-    for miss in misses:
+    for miss in (one for one in misses if one.telling):
         known = best.get(miss.root)
         if known is None or (miss.complete, miss.depth) > (known.complete, known.depth):
             best[miss.root] = miss
