@@ -50,10 +50,9 @@ class StepGraphs:
     ) -> None:
         self._scrap_row = scrap_row
         self._graphs: dict[Bucket, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
-        nothing = PackedStep(torch.empty(3, 0).long(), torch.empty(3, 0).long(), torch.empty(0).long())
         pool = torch.cuda.graph_pool_handle()
         for bucket in sorted(buckets, reverse=True):  # the largest first: the others find room in its memory
-            flat = nothing.padded(*bucket, scrap_row).flat().to(device)
+            flat = PackedStep.empty().padded(*bucket, scrap_row).flat().to(device)
             packed = PackedStep.from_flat(flat, *bucket)
             self._graphs[bucket] = (*_capture(step, packed, pool), flat)
         self._buckets = sorted(self._graphs)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.runtime.batch import BatchItem
+from autodeploy.runtime.transfer import to_device
 
 UNKNOWN = -1
 """Stands for a token id that only the device knows: the last one sampled for its row."""
@@ -42,6 +43,11 @@ class PackedStep:
             torch.tensor(logit_rows, dtype=torch.int64),
         )
 
+    @classmethod
+    def empty(cls) -> PackedStep:
+        """The step of nobody, to be padded."""
+        return cls(torch.empty(3, 0).long(), torch.empty(3, 0).long(), torch.empty(0).long())
+
     @property
     def num_tokens(self) -> int:
         """T."""
@@ -68,6 +74,11 @@ class PackedStep:
             torch.cat((self.requests, torch.stack((rows, lengths, ends))), dim=1),
             torch.nn.functional.pad(self.logit_rows, (0, num_requests - len(self.logit_rows))),
         )
+
+    def to(self, device: torch.device) -> PackedStep:
+        """The step on `device`, in one copy that the host does not wait for."""
+        flat = to_device(self.flat(), device)
+        return PackedStep.from_flat(flat, self.num_tokens, self.num_requests)
 
     def flat(self) -> Tensor:
         """All of it in one tensor, so that one copy takes it to the device."""

@@ -93,8 +93,7 @@ class Runner:
         bucket = self._graphs.find(packed) if self._graphs is not None else None
         if self._graphs is not None and bucket is not None:
             return self._graphs.run(bucket, packed)
-        flat = to_device(packed.flat(), self._device)
-        return self._forward(PackedStep.from_flat(flat, packed.num_tokens, packed.num_requests))
+        return self._forward(packed.to(self._device))
 
     def _forward(self, packed: PackedStep) -> Tensor:
         return self._model.forward(self._tables.inputs_of(packed), self._cache)
