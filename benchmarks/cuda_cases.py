@@ -66,7 +66,7 @@ def linear_sweep(m: int, k: int) -> list[SkinnyConfig]:
             for columns in (256, 512, 1024, 2048, 4096)
             for warps in (1, 2, 4, 8)
             for stages in (1, 3)
-            if 16 <= n * columns // (32 * warps) <= 64 and (stages == 1 or k // columns >= 4)
+            if 16 <= n * columns // (32 * warps) <= 64 and (stages == 1 or (warps == 4 and columns <= 512))
         ]
     return [
         SkinnyConfig(n, columns, split, warps, stages)
@@ -159,6 +159,8 @@ DECODES = {
 def decode_cases(page_sizes: tuple[int, ...], sweep: bool) -> Iterator[Case]:
     for page_size in page_sizes:
         for name, contexts in DECODES.items():
+            if page_size != page_sizes[0] and name not in ("64 @ 8192", "1 @ 2048"):
+                continue
             size = sum(contexts) * KV_HEADS * WIDTH * 4
             caches = [Cache(contexts, 1, page_size) for _ in range(buffers(size))]
             configs = decode_sweep(len(contexts)) if sweep else [DecodeConfig()]
@@ -172,11 +174,10 @@ def decode_sweep(batch: int) -> list[DecodeConfig]:
     return [
         DecodeConfig(keys, shares, least, warps, stages)
         for keys, warps, stages in (
-            (32, 4, 4), (64, 4, 2), (64, 4, 3), (64, 4, 4), (64, 4, 5), (128, 4, 2), (128, 4, 3), (128, 8, 3),
-            (32, 1, 4), (32, 2, 4), (64, 2, 3),
+            (32, 4, 4), (64, 4, 2), (64, 4, 3), (64, 4, 4), (128, 4, 2), (128, 4, 3), (32, 1, 4), (64, 2, 3),
         )
         for shares in ((1, 2, 4, 8) if batch >= 64 else (0,))
-        for least in ((256,) if batch >= 64 else (64, 128, 256, 512))
+        for least in ((256,) if batch >= 64 else (64, 128, 256))
     ]  # fmt: skip
 
 

@@ -20,6 +20,15 @@ def test_rms_norm(width: int, offset: float, wide: bool, dtype: torch.dtype) -> 
 
 @device_test
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("offset", "wide"), [(0.0, False), (1.0, True)])
+def test_add_rms_norm(offset: float, wide: bool, dtype: torch.dtype) -> None:
+    wider, weight = draw(2, 3, 2 * 75, dtype=dtype), draw(75, dtype=dtype)
+    check(ops.add_rms_norm, wider[..., :75], wider[..., 75:], weight, 1e-5, offset, wide)
+    check(ops.add_rms_norm, draw(75, dtype=dtype), draw(75, dtype=dtype), None, 1e-5, offset, wide)
+
+
+@device_test
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(("width", "rotary"), [(64, 64), (80, 20)])
 def test_rope(width: int, rotary: int, interleaved: bool, dtype: torch.dtype) -> None:

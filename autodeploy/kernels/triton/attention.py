@@ -12,15 +12,12 @@ from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import DecodeConfig, decode
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.prefill import PrefillConfig, prefill
+from autodeploy.kernels.triton.rows import dense
 
 
 def _dense_rows(x: Tensor) -> Tensor:
     """x with dense heads and elements; rows may be apart, as the parts of a joined projection are."""
     return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
-
-
-def _dense(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
 
 
 def decode_config(width: int, element_size: int) -> DecodeConfig:
@@ -61,7 +58,7 @@ def paged_attention(
     write_cache(k, v, key_pages, value_pages, slots, query_start, out, counters)
     width = max(q.shape[2], v.shape[2])
     paged = Paged(key_pages, value_pages, query_start, context_len, page_table)
-    scoring = Scoring(scale, window, softcap, _dense(sinks), _dense(alibi_slopes))
+    scoring = Scoring(scale, window, softcap, dense(sinks), dense(alibi_slopes))
     mixed = rows > context_len.shape[0]
     config = decode_config(width, q.element_size())
     decode(q, paged, scoring, out, counters, config, by_request=mixed)

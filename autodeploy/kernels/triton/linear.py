@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,10 +52,7 @@ def candidates(m: int, n: int, k: int, dtype: torch.dtype) -> tuple[SkinnyConfig
 
 
 def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: SkinnyConfig) -> Tensor:
-    """`ops.linear` of up to MAX_ROWS rows in a given configuration.
-
-    Raises ValueError for more rows, and for shares of a row that a turn of `block_k` columns leaves empty.
-    """
+    """`ops.linear` of up to MAX_ROWS rows in a given configuration. Raises ValueError for more rows."""
     k, n = x.shape[-1], weight.shape[0]
     rows = x.reshape(-1, k)
     m = rows.shape[0]
@@ -92,6 +90,15 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: SkinnyConfig) ->
             shares, out, m * n, SPLIT_K=split, BLOCK=block, **overlap(x.device)
         )
     return out
+
+
+def bind(config: SkinnyConfig) -> Callable[..., Tensor]:
+    """`ops.linear` in a given configuration."""
+
+    def projection(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return run(x, weight, bias, config)
+
+    return projection
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from autodeploy import ops
-from autodeploy.kernels.table import Kernel
+from autodeploy.kernels.table import Kernel, Tunable
+from autodeploy.kernels.triton import linear
+from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.attention import paged_attention
-from autodeploy.kernels.triton.rows import gated_activation, rms_norm, rope
+from autodeploy.kernels.triton.norm import add_rms_norm, rms_norm
+from autodeploy.kernels.triton.rope import rope
 from autodeploy.ops import CanonicalOp
 
 BACKEND = "triton"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_WIDTH = 65536 // 4  # of a row that one program holds in registers
+SKINNY = Tunable(linear.candidates, linear.bind, linear.SkinnyConfig)
 LIBRARY = torch.library.Library("autodeploy_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def register() -> tuple[Kernel, ...]:
     """Define the operators with PyTorch's dispatcher. To be called once in a process."""
     return (
+        replace(_kernel(ops.linear, linear.linear, _one_matmul_dtype), tunable=SKINNY),
         _kernel(ops.rms_norm, rms_norm, _narrow_rows),
+        _kernel(ops.add_rms_norm, add_rms_norm, _narrow_sums),
         _kernel(ops.rope, rope, _wide_angles),
         _kernel(ops.gated_activation, gated_activation, _like_halves),
         _kernel(ops.paged_attention, paged_attention, _one_cache_dtype),
     )
 
 
-def _kernel(op: CanonicalOp, run: Callable[..., Tensor], declines: Callable[..., str | None]) -> Kernel:
+def _kernel(op: CanonicalOp, run: Callable[..., Any], declines: Callable[..., str | None]) -> Kernel:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     LIBRARY.define(op.schema)  # type: ignore[no-untyped-call]
     LIBRARY.impl(op.name, run, "CPU" if interpreted else "CUDA")  # type: ignore[no-untyped-call]
@@ -44,12 +52,22 @@ def _one_dtype(x: Tensor, *others: Tensor | None) -> str | None:
     return None if same else "the arguments differ in dtype"
 
 
+def _one_matmul_dtype(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> str | None:
+    return _one_dtype(x, weight, bias)
+
+
 def _narrow_rows(
     x: Tensor, weight: Tensor | None, eps: float, offset: float = 0.0, scale_in_float32: bool = False
 ) -> str | None:
     if x.shape[-1] > MAX_WIDTH:
         return f"rows of {x.shape[-1]} are wider than {MAX_WIDTH}"
     return _one_dtype(x, weight)
+
+
+def _narrow_sums(
+    x: Tensor, residual: Tensor, weight: Tensor | None, eps: float, offset: float = 0.0, scale_in_float32: bool = False
+) -> str | None:
+    return _narrow_rows(x, weight, eps) or _one_dtype(x, residual)
 
 
 def _wide_angles(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> str | None:
