@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 from autodeploy.export import Traced, trace_model
 from autodeploy.hardware import choose_gpu
 from autodeploy.kernels import KernelTable, builtin_kernels
-from autodeploy.optimizer import resolve_settings
+from autodeploy.optimizer import Recipe, resolve_settings
 from autodeploy.pipeline import Context, Pass, PassReport, run_passes
 from autodeploy.program import Program, ProgramSpec, cache_specs
 from autodeploy.runtime.model import StepInputs
@@ -34,10 +34,14 @@ def kernel_table(device: str = "cpu") -> KernelTable:
     return builtin_kernels(device)
 
 
+def default_recipe(config: PretrainedConfig, **values: Any) -> Recipe:
+    """The default recipe for the CPU."""
+    return resolve_settings(config, choose_gpu("cpu"), recipe="auto", workload="balanced", values=values)
+
+
 def default_passes(config: PretrainedConfig, **values: Any) -> list[Pass]:
     """The passes of the default recipe for the CPU."""
-    recipe = resolve_settings(config, choose_gpu("cpu"), recipe="auto", workload="balanced", values=values)
-    return [one for _, one in recipe.passes]
+    return [one for _, one in default_recipe(config, **values).passes]
 
 
 def context_of(traced: Traced, source: TensorSource, device: str = "cpu", **options: Any) -> Context:
@@ -170,15 +174,18 @@ VARIANTS: Mapping[str, tuple[str, Options]] = {
         "opt",
         {"ffn_dim": 80, "layer_norm_elementwise_affine": False, "word_embed_proj_dim": 64},
     ),
+    "ALiBi that is scaled": ("falcon", {"alibi": True}),
+    "keys of each group beside its queries": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "keys of each head beside its queries": ("falcon", {"multi_query": False}),
+    "windows in a table": ("gpt_neo", {"attention_types": [[["local", "global"], 1]], "window_size": 7}),
+    "heads that are no power of two": ("bloom", {"n_head": 3, "hidden_size": 48}),
     "one residual after the other": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
 }
 """What configs of those families may also ask for, by what it is."""
 
 REFUSED: Mapping[str, tuple[Options, str]] = {
-    "xglm": ({}, r"XGLMForCausalLM cannot be traced at `.*` \(modeling_xglm.py:\d+\)"),
-    "bloom": ({}, "BloomForCausalLM takes no position_ids"),
-    "diffllama": ({}, "2 layers, of which 4 call transformers' attention registry"),
-    "falcon": ({}, "'falcon' has attention classes of its own"),
+    "cpmant": ({}, "CpmAntForCausalLM cannot be traced: its code allows only some numbers of tokens"),
+    "diffllama": ({}, "'diffllama' has 2 layers and 4 attentions of a known form"),
     "gemma3_text": ({"use_bidirectional_attention": True}, "masks attention with .*or_masks"),
     "jetmoe": ({}, "JetMoeTopKGating: aten.* only attention may depend on what else is in the row"),
     "xlm-roberta": ({"is_decoder": True}, "aten.embedding.default counts positions from past those of padding"),

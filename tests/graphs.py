@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -9,7 +11,7 @@ from torch.fx import GraphModule
 from autodeploy.export import trace_module
 from autodeploy.graph.attributes import set_attribute
 from autodeploy.passes.clean_graph import CleanGraph
-from autodeploy.pipeline import Context
+from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.weights import WeightPlan
 
 
@@ -32,6 +34,12 @@ def clean(graph_module: GraphModule) -> GraphModule:
 def context(fuel: int | None = None) -> Context:
     """A context for passes that ask for no config and no weights."""
     return Context(None, WeightPlan(), torch.device("cpu"), fuel)  # type: ignore[arg-type]
+
+
+def num_canonicalizing(passes: Sequence[Pass]) -> int:
+    """How many passes there are up to the end of CANONICALIZE, with the clean-up that follows it."""
+    last = max(index for index, one in enumerate(passes) if one.stage is Stage.CANONICALIZE)
+    return next(index for index in range(last + 1, len(passes)) if not passes[index].cleanup)
 
 
 def targets(graph_module: GraphModule) -> list[str]:

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from autodeploy.export import trace_model
-from autodeploy.pipeline import Pass, Stage, run_passes
+from autodeploy.pipeline import run_passes
 from autodeploy.testing import assert_counts, graph_text, op_counts
 from autodeploy.testing.families import FAMILIES
 from autodeploy.weights.source import RandomSource
 from tests.families import config_of, context_of, default_passes
+from tests.graphs import num_canonicalizing
 
 QUICK = ("llama", "gemma3_text", "gpt2")
 LEFT_OVER = (
@@ -25,12 +26,6 @@ LEFT_OVER = (
     "aten.neg", "aten.stack", "aten.pow", "aten.mean",
 )  # fmt: skip
 """What norms, rotary embeddings, activations, attention and projections are made of."""
-
-
-def num_canonicalizing(passes: list[Pass]) -> int:
-    """How many passes there are up to the end of CANONICALIZE, with the clean-up that follows it."""
-    last = max(index for index, one in enumerate(passes) if one.stage is Stage.CANONICALIZE)
-    return next(index for index in range(last + 1, len(passes)) if not passes[index].cleanup)
 
 
 @pytest.mark.parametrize(
