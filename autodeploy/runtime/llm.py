@@ -29,7 +29,7 @@ class LLM:
         settings: RuntimeSettings | None = None,
         eos_token_ids: Collection[int] = (),
     ) -> None:
-        self.engine = Engine(model, tokenizer, settings, eos_token_ids)
+        self.engine = Engine.of(model, tokenizer, settings, eos_token_ids)
         self._num_requests = 0
 
     @classmethod

@@ -44,6 +44,14 @@ def read_prompt(prompt: Prompt, tokenizer: Tokenizer | None, vocab_size: int) ->
     return None, content
 
 
+def check_prompt_len(num_prompt: int, max_len: int) -> None:
+    """Raise `RequestError` for a prompt that can never run: one token must fit behind it."""
+    if num_prompt == 0:
+        raise RequestError("the prompt is empty: give at least one token")
+    if num_prompt >= max_len:
+        raise RequestError(f"the prompt has {num_prompt} tokens; at most {max_len - 1} can be served here")
+
+
 def check_token_ids(where: str, token_ids: list[int], vocab_size: int) -> None:
     """Raise `RequestError` unless every token id is one of the model's."""
     if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autodeploy.errors import RequestError
 from autodeploy.runtime.batch import Batch, BatchItem
 from autodeploy.runtime.outputs import FinishReason
 from autodeploy.runtime.pages import PagePool
+from autodeploy.runtime.prompts import check_prompt_len
 from autodeploy.runtime.request import Request, Status
 from autodeploy.runtime.settings import RuntimeSettings
 
@@ -47,16 +47,9 @@ class Scheduler:
         """Whether a step would do something."""
         return bool(self.running or self.waiting)
 
-    def check_prompt_len(self, num_prompt: int) -> None:
-        """Raise `RequestError` for a prompt that can never run: one token must fit behind it."""
-        if num_prompt == 0:
-            raise RequestError("the prompt is empty: give at least one token")
-        if num_prompt >= self.max_len:
-            raise RequestError(f"the prompt has {num_prompt} tokens; at most {self.max_len - 1} can be served here")
-
     def add(self, request: Request) -> None:
         """Queue a request; raise `RequestError` if its prompt is empty or too long for the model or the cache."""
-        self.check_prompt_len(request.num_prompt)
+        check_prompt_len(request.num_prompt, self.max_len)
         self.stats.num_prompt_tokens += request.num_prompt
         self.waiting.append(request)
 

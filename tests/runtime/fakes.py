@@ -9,9 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from autodeploy.runtime.core import EngineCore
+from autodeploy.runtime.engine import Engine
 from autodeploy.runtime.model import StepInputs
 from autodeploy.runtime.request import Request
 from autodeploy.runtime.sampling_params import SamplingParams
+from autodeploy.runtime.scheduler import Scheduler
 
 Words = npt.NDArray[np.uint64]
 
@@ -138,3 +141,9 @@ def new_request(
     request.token_ids += outputs
     request.row = row
     return request
+
+
+def scheduler_of(engine: Engine) -> Scheduler:
+    """The scheduler of an engine whose core is in this process."""
+    assert isinstance(engine.core, EngineCore)
+    return engine.core.scheduler

@@ -15,6 +15,7 @@ from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.testing.families import VOCAB_SIZE, tiny_config, tiny_model
 from autodeploy.weights import MemorySource
 from tests.families import build
+from tests.runtime.fakes import scheduler_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -27,7 +28,7 @@ def program() -> Program:
 
 def answers(program: Program, num_requests: int, **settings: Any) -> dict[str, list[int]]:
     """The tokens of requests that arrive one after the other, some greedy and some drawn."""
-    engine = Engine(program, None, RuntimeSettings(max_num_tokens=64, num_pages=64, page_size=8, **settings), [7])
+    engine = Engine.of(program, None, RuntimeSettings(max_num_tokens=64, num_pages=64, page_size=8, **settings), [7])
     rng = Random(0)
     tokens: dict[str, list[int]] = {}
     for number in range(num_requests):
@@ -42,7 +43,7 @@ def answers(program: Program, num_requests: int, **settings: Any) -> dict[str, l
     while engine.has_unfinished:
         for output in engine.step():
             tokens.setdefault(output.request_id, []).extend(output.outputs[0].token_ids)
-        engine.scheduler.check_integrity()
+        scheduler_of(engine).check_integrity()
     assert engine.stats().num_free_pages == 64
     return tokens
 

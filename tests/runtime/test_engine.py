@@ -11,14 +11,14 @@ from autodeploy.runtime.outputs import RequestOutput
 from autodeploy.runtime.prompts import Prompt
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.settings import RuntimeSettings
-from tests.runtime.fakes import ByteTokenizer, FakeModel, ScriptedModel, history_logits
+from tests.runtime.fakes import ByteTokenizer, FakeModel, ScriptedModel, history_logits, scheduler_of
 
 EOS = 256
 
 
 def says(text: str, **settings: Any) -> Engine:
     """An engine that answers `text` and the end of sequence to any prompt of one token."""
-    return Engine(
+    return Engine.of(
         ScriptedModel([*text.encode(), EOS], 1), ByteTokenizer(), RuntimeSettings(num_pages=64, **settings), [EOS]
     )
 
@@ -27,7 +27,7 @@ def drain(engine: Engine) -> list[RequestOutput]:
     outputs = []
     while engine.has_unfinished:
         outputs += engine.step()
-        engine.scheduler.check_integrity()
+        scheduler_of(engine).check_integrity()
     return outputs
 
 
@@ -84,7 +84,7 @@ def test_how_an_answer_ends(
 
 
 def test_siblings_have_one_output_and_their_own_draws() -> None:
-    engine = Engine(FakeModel(), None, RuntimeSettings(num_pages=64, page_size=4))
+    engine = Engine.of(FakeModel(), None, RuntimeSettings(num_pages=64, page_size=4))
     params = SamplingParams(n=3, seed=5, max_tokens=8)
     output = answer(engine, [1, 2, 3, 4, 5], n=3, seed=5, max_tokens=8, temperature=1)
     assert [completion.index for completion in output.outputs] == [0, 1, 2]
@@ -100,7 +100,7 @@ def test_siblings_have_one_output_and_their_own_draws() -> None:
 
 
 def test_unseeded_requests_differ() -> None:
-    engine = Engine(FakeModel(), None, RuntimeSettings(num_pages=64))
+    engine = Engine.of(FakeModel(), None, RuntimeSettings(num_pages=64))
     answers = {tuple(answer(engine, [1], temperature=1, max_tokens=20).outputs[0].token_ids) for _ in range(3)}
     assert len(answers) == 3
 
@@ -108,7 +108,7 @@ def test_unseeded_requests_differ() -> None:
 @pytest.mark.parametrize("budget", [3, 64])
 def test_logprobs_are_of_the_raw_logits(budget: int) -> None:
     settings = RuntimeSettings(num_pages=64, page_size=4, max_num_tokens=budget)
-    engine = Engine(FakeModel(), None, settings)
+    engine = Engine.of(FakeModel(), None, settings)
     prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9]
     answer(engine, prompt)  # its pages could be reused
     output = answer(engine, prompt, logprobs=2, prompt_logprobs=1, max_tokens=5, temperature=0.7, presence_penalty=1)
@@ -188,7 +188,7 @@ def test_a_bad_request_is_refused_and_disturbs_nobody(prompt: Any, params: dict[
 
 
 def test_without_a_tokenizer_text_is_refused() -> None:
-    engine = Engine(FakeModel(), None, RuntimeSettings(num_pages=4))
+    engine = Engine.of(FakeModel(), None, RuntimeSettings(num_pages=4))
     with pytest.raises(RequestError, match="no tokenizer"):
         engine.add_request("it", "text")
     with pytest.raises(RequestError, match="stop strings need a tokenizer"):
@@ -197,19 +197,19 @@ def test_without_a_tokenizer_text_is_refused() -> None:
 
 def test_settings_must_fit_the_model() -> None:
     with pytest.raises(RecipeError, match="max_model_len=100 is more than the 64"):
-        Engine(FakeModel(), None, RuntimeSettings(max_model_len=100))
+        Engine.of(FakeModel(), None, RuntimeSettings(max_model_len=100))
     with pytest.raises(RecipeError, match="a cache of 100 bytes holds no page; one page takes 256 bytes"):
-        Engine(FakeModel(), None, RuntimeSettings(cache_bytes=100))
-    assert Engine(FakeModel(), None, RuntimeSettings(cache_bytes=1000)).stats().num_pages == 3
-    assert Engine(FakeModel(), None, RuntimeSettings(max_batch_size=8)).stats().num_pages == 8 * 4
-    assert Engine(FakeModel(), None, RuntimeSettings(max_model_len=20)).max_len == 20
+        Engine.of(FakeModel(), None, RuntimeSettings(cache_bytes=100))
+    assert Engine.of(FakeModel(), None, RuntimeSettings(cache_bytes=1000)).stats().num_pages == 3
+    assert Engine.of(FakeModel(), None, RuntimeSettings(max_batch_size=8)).stats().num_pages == 8 * 4
+    assert Engine.of(FakeModel(), None, RuntimeSettings(max_model_len=20)).max_len == 20
 
 
 def test_preempted_requests_say_the_same() -> None:
     prompts = [[i, 2, 3] for i in range(6)]
     answers = []
     for num_pages in (100, 13):
-        engine = Engine(FakeModel(), None, RuntimeSettings(num_pages=num_pages, page_size=4))
+        engine = Engine.of(FakeModel(), None, RuntimeSettings(num_pages=num_pages, page_size=4))
         for i, prompt in enumerate(prompts):
             engine.add_request(str(i), prompt, SamplingParams(seed=i, max_tokens=30, logprobs=0), stream=False)
         answers.append({output.request_id: output.outputs for output in drain(engine)})
@@ -218,7 +218,7 @@ def test_preempted_requests_say_the_same() -> None:
 
 
 def test_stats_count() -> None:
-    engine = Engine(FakeModel(), None, RuntimeSettings(num_pages=16, page_size=4, max_batch_size=1))
+    engine = Engine.of(FakeModel(), None, RuntimeSettings(num_pages=16, page_size=4, max_batch_size=1))
     for name in ("one", "two"):
         engine.add_request(name, [1, 2, 3, 4, 5], SamplingParams(max_tokens=2))
     engine.step()

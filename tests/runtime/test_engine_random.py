@@ -17,7 +17,7 @@ from autodeploy.runtime.request import Request
 from autodeploy.runtime.sampler import Sampler
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.settings import RuntimeSettings
-from tests.runtime.fakes import FakeModel, history_logits
+from tests.runtime.fakes import FakeModel, history_logits, scheduler_of
 
 VOCAB_SIZE = 16
 EOS = frozenset({7})
@@ -84,7 +84,8 @@ class RandomArrivals(RuleBasedStateMachine):
             overlap=overlap,
         )
         self.model = FakeModel(VOCAB_SIZE, max_model_len)
-        self.engine = Engine(self.model, None, runtime, EOS)
+        self.max_num_tokens = max_num_tokens
+        self.engine = Engine.of(self.model, None, runtime, EOS)
         self.asked: dict[str, tuple[tuple[int, ...], SamplingParams]] = {}
         self.tokens: dict[tuple[str, int], list[int]] = {}
         self.reasons: dict[tuple[str, int], str] = {}
@@ -116,7 +117,7 @@ class RandomArrivals(RuleBasedStateMachine):
             expected, _ = self.expect(prompt, params, index)
             got = tuple(self.tokens.pop((request_id, index), ()))
             assert got == expected[: len(got)]
-        self.engine.scheduler.check_integrity()
+        scheduler_of(self.engine).check_integrity()
 
     @rule(num_steps=st.integers(1, 12))
     def run_steps(self, num_steps: int) -> None:
@@ -136,8 +137,8 @@ class RandomArrivals(RuleBasedStateMachine):
 
     def step(self) -> None:
         outputs = self.engine.step()
-        self.engine.scheduler.check_integrity()
-        assert all(num <= self.engine.settings.max_num_tokens for num in self.model.num_tokens_of_steps[-1:])
+        scheduler_of(self.engine).check_integrity()
+        assert all(num <= self.max_num_tokens for num in self.model.num_tokens_of_steps[-1:])
         for output in outputs:
             self.take(output)
             if output.finished:

@@ -52,7 +52,7 @@ def test_a_refused_prompt_leaves_nothing_behind(llm: LLM) -> None:
 
 
 def test_two_llms_may_share_an_engine() -> None:
-    engine = Engine(FakeModel(vocab_size=257), ByteTokenizer(), RuntimeSettings(num_pages=8))
+    engine = Engine.of(FakeModel(vocab_size=257), ByteTokenizer(), RuntimeSettings(num_pages=8))
     assert LLM.from_engine(engine).generate("a", GREEDY)[0].finished
     assert LLM.from_engine(engine).generate("a", GREEDY)[0].finished
 

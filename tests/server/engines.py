@@ -34,12 +34,12 @@ class FailingModel(FakeModel):
 def says(text: str, num_prompt: int) -> Engine:
     """An engine that answers `text` to any prompt of `num_prompt` bytes."""
     model = ScriptedModel([*text.encode(), EOS], num_prompt)
-    return Engine(model, ByteTokenizer(), RuntimeSettings(num_pages=64, max_num_tokens=64), [EOS])
+    return Engine.of(model, ByteTokenizer(), RuntimeSettings(num_pages=64, max_num_tokens=64), [EOS])
 
 
 def engine_of(model: FakeModel) -> Engine:
     settings = RuntimeSettings(num_pages=256, page_size=4, max_num_tokens=64, prefix_reuse=False)
-    return Engine(model, ByteTokenizer(), settings)
+    return Engine.of(model, ByteTokenizer(), settings)
 
 
 def babbles(model: type[FakeModel] = FakeModel) -> Engine:

@@ -10,10 +10,10 @@ from threading import Thread
 from typing import Protocol, TypeVar
 
 from autodeploy.errors import AutodeployError
-from autodeploy.runtime.engine import EngineStats
 from autodeploy.runtime.outputs import RequestOutput
 from autodeploy.runtime.prompts import Prompt
 from autodeploy.runtime.sampling_params import SamplingParams
+from autodeploy.runtime.stats import EngineStats
 from autodeploy.runtime.tokenizer import Tokenizer
 
 Received = TypeVar("Received")

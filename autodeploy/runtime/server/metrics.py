@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from autodeploy.runtime.engine import EngineStats
+from autodeploy.runtime.stats import EngineStats
 
 GAUGES = {
     "num_running": "Requests in the batch",
