@@ -58,7 +58,8 @@ class _Job:
             Decision("dtype", str(self.dtype).removeprefix("torch."), self.dtype_reason),
             *recipe_decisions(self.recipe),
         )
-        return Plan(self.files.reference, decisions, (*self.recipe.notes, *self._notes()))
+        notes = (*self.recipe.notes, *self._notes())
+        return Plan(self.files.reference, decisions, notes, self.recipe.choices)
 
     def _notes(self) -> list[str]:
         if self.choice.gpu.is_cpu or torch.cuda.is_available():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autodeploy.layers import Origin
+from autodeploy.layers import Choice, Origin
 from autodeploy.resolution import ResolvedRecipe
 
 
@@ -25,10 +25,17 @@ class Plan:
     model: str
     decisions: tuple[Decision, ...]
     notes: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    """Every value that a recipe or the user set."""
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON data."""
-        return {"model": self.model, "decisions": [asdict(one) for one in self.decisions], "notes": list(self.notes)}
+        return {
+            "model": self.model,
+            "decisions": [asdict(one) for one in self.decisions],
+            "notes": list(self.notes),
+            "recipe": [{"key": one.key, "value": one.value, **asdict(one.origin)} for one in self.choices],
+        }
 
 
 def recipe_decisions(recipe: ResolvedRecipe[Any, Any]) -> tuple[Decision, ...]:

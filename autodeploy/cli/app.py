@@ -9,6 +9,7 @@ import typer
 
 from autodeploy.cli.build import build
 from autodeploy.cli.doctor import doctor
+from autodeploy.cli.explain import explain
 from autodeploy.cli.inspect import inspect
 from autodeploy.cli.lists import gpus, passes, patterns, recipes
 from autodeploy.cli.plugin import plugin
@@ -50,6 +51,7 @@ for command, panel in (
     (build, MAKE),
     (generate, MAKE),
     (serve, MAKE),
+    (explain, SHOW),
     (inspect, SHOW),
     (passes, SHOW),
     (patterns, SHOW),

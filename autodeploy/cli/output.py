@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -47,6 +48,17 @@ def plan_table(plan: Plan) -> Table:
     """A plan, with the reason of each decision."""
     rows = [(one.what, one.value, one.reason) for one in plan.decisions]
     return table(f"Plan for {plan.model}", ("what", "choice", "why"), rows)
+
+
+def recipe_table(plan: Plan) -> Table:
+    """Every value of the resolved recipe, and where it was set."""
+    rows = [(one.key, _switch(one.value), one.origin.layer, Path(one.origin.where).name) for one in plan.choices]
+    return table("Recipe", ("key", "value", "from", "where"), rows)
+
+
+def _switch(value: object) -> object:
+    """A value as `--set` takes it."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def history_table(history: Iterable[dict[str, Any]]) -> Table:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import ConsoleRenderable
 
 from autodeploy.plan import Plan
 from autodeploy.progress import Progress
 from autodeploy.runtime.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from autodeploy.explanation import PatternExplanation
 
 
 class Built(Protocol):
@@ -52,6 +55,13 @@ def plan(model: str, *, progress: Progress, **options: Any) -> Plan:
     """Decide everything a build would, and build nothing."""
     decided: Plan = import_module("autodeploy.builder").plan(model, progress=progress, **options)
     return decided
+
+
+def explain_pattern(model: str, name: str, *, progress: Progress, **options: Any) -> PatternExplanation:
+    """Run a recipe's passes and tell what a pattern did."""
+    told: PatternExplanation
+    told = import_module("autodeploy.explanation").explain_pattern(model, name, progress=progress, **options)
+    return told
 
 
 def load_llm(model: str, *, progress: Progress, **options: Any) -> Answering:

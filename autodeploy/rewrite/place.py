@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.fx import Node
@@ -106,22 +106,25 @@ def _origin(module: str, source: str) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
+Told = TypeVar("Told", Place, Miss)
+
+
 @dataclass(frozen=True)
-class Folded:
+class Folded(Generic[Told]):
     """Places or misses that differ only in the layer: how many there are, their modules in one, and the first."""
 
     count: int
     module: str
-    first: Place | Miss
+    first: Told
 
     def __str__(self) -> str:
         folded = replace(self.first, module=self.module)
         return str(self.first) if self.count == 1 else f"{folded}, {self.count} times"
 
 
-def fold(places: Iterable[Place | Miss]) -> list[Folded]:
+def fold(places: Iterable[Told]) -> list[Folded[Told]]:
     """Join what repeats in every layer, in the order of first occurrence."""
-    groups: dict[tuple[str, ...], list[Place | Miss]] = {}
+    groups: dict[tuple[str, ...], list[Told]] = {}
     for place in places:
         reason = _without_numbers(place.reason) if isinstance(place, Miss) else ""
         groups.setdefault((place.rule, layerless(place.module), place.source, reason), []).append(place)

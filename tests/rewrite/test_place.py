@@ -49,14 +49,12 @@ def test_a_rewrite_leaves_the_line_on_what_it_inserts() -> None:
     gm = raw_graph_of(lambda x, y, w: x * x.sigmoid())
     (place,) = rewritten(gm, swish).places
     (node,) = gm.graph.find_nodes(op="call_function", target=aten.silu.default)
-    assert Place.of("swish", node) == Place("swish", "silu", place.module, place.source)
+    assert Place.of("swish", node) == Place("swish", node.name, place.module, place.source)
     assert place.source
 
 
 def miss(layer: int, root: str, reason: str = "stopped") -> Miss:
-    return Miss(
-        "norm", root, f"add_{layer}", reason, ("a", "b"), module=f"layers.{layer}.norm", source="m.py:3", **options
-    )
+    return Miss("norm", root, f"add_{layer}", reason, ("a", "b"), module=f"layers.{layer}.norm", source="m.py:3")
 
 
 def test_what_repeats_in_each_layer_is_folded() -> None:
