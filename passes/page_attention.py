@@ -8,6 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from autodeploy.errors import UnsupportedError
+from autodeploy.export.rows import check_attention_count, check_rows
 from autodeploy.graph.inputs import add_placeholder
 from autodeploy.graph.nodes import arguments, calls_of, insert_call, module_of, value
 from autodeploy.pipeline import Context, Pass, Stage
@@ -26,12 +27,17 @@ class PageAttention(Pass):
     tolerance: ClassVar[float] = 1e-5
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
-        """Replace all attentions or, when the fuel does not last, none: the graph's inputs must be complete."""
+        """Replace all attentions or, when the fuel does not last, none: the graph's inputs must be complete.
+
+        Raises UnsupportedError where a row of tokens cannot be computed in pieces, beside those of other requests.
+        """
         attentions = calls_of(gm.graph, ops.attention.default)
+        if ctx.fuel == 0 or not all(ctx.spend() for _ in attentions):
+            return 0
         for attention in attentions:
             _check(attention)
-        if not all(ctx.spend() for _ in attentions):
-            return 0
+        check_attention_count(gm, ctx.config)
+        check_rows(gm)
         step = [
             add_placeholder(gm, "query_start", (None,), torch.int32),
             add_placeholder(gm, "context_len", (None,), torch.int32),

@@ -52,6 +52,7 @@ COPIES: Mapping[object, Callable[[Node], Node | None]] = MappingProxyType(
         aten._assert_tensor_metadata.default: _drop,
         aten.alias.default: source_of,
         aten.detach.default: source_of,
+        aten.detach_.default: source_of,
         aten.clone.default: source_of,
         aten.contiguous.default: source_of,
         aten.lift_fresh_copy.default: source_of,

@@ -20,7 +20,7 @@ aten = torch.ops.aten
 def _reshape(node: Node) -> Node:
     """`view` and `reshape` as `reshape`, of the first shape only, and none where the shape stays."""
     source = source_of(node)
-    if is_call(source, aten.reshape.default):
+    if is_call(source, aten.reshape.default, aten.flatten.using_ints):
         source = source_of(source)
     if _same_shape(value(source), value(node)):
         return source

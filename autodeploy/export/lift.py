@@ -51,7 +51,7 @@ def _is_constant(spec: InputSpec, value: torch.Tensor) -> bool:
 
 def _on_meta(spec: InputSpec, value: torch.Tensor) -> torch.Tensor:
     """The tensor without its data; a parameter stays one, since passes may compute with what is none."""
-    tensor = value.detach().to("meta")
+    tensor = torch.empty(tuple(value.shape), dtype=value.dtype, device="meta")
     return torch.nn.Parameter(tensor, requires_grad=False) if spec.kind is InputKind.PARAMETER else tensor
 
 

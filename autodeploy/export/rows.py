@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import SymInt, Tensor
 from torch.fx import GraphModule, Node
+from transformers import PretrainedConfig
 
+import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
 from autodeploy.errors import UnsupportedError
-from autodeploy.graph.nodes import arguments, is_call, module_of
+from autodeploy.graph.nodes import arguments, calls_of, is_call, module_of
 
 aten = torch.ops.aten
 
@@ -26,6 +28,8 @@ _CONTRACTIONS = (
     aten.bmm.default,
     aten.matmul.default,
     aten.linear.default,
+    torch.ops.autodeploy.linear.default,
+    torch.ops.autodeploy.linear_activation.default,
     aten._grouped_mm.default,
 )
 _RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
@@ -35,13 +39,32 @@ _MIXERS = ("conv", "group_norm", "instance_norm", "scaled_dot_product_attention"
 def check_rows(gm: GraphModule) -> None:
     """Raise UnsupportedError naming the module and the operator that mixes tokens, or that counts them by itself."""
     for node in gm.graph.nodes:
-        if node.op != "call_function" or node.target is torch.ops.autodeploy.attention.default:
+        if node.op != "call_function" or node.target is torch.ops.autodeploy.attention.default or _selects_logits(node):
             continue
         reason = _mixes_tokens(node) or _offsets_positions(node)
         if reason is not None:
             raise UnsupportedError(
                 f"{module_of(node)}: {node.target} {reason}; only attention may depend on what else is in the row"
             )
+
+
+def _selects_logits(node: Node) -> bool:
+    """Whether a call picks the rows that the runtime asks for."""
+    return is_call(node, aten.index_select.default) and getattr(node.args[2], "target", None) == "logit_rows"
+
+
+def check_attention_count(gm: GraphModule, config: PretrainedConfig) -> None:
+    """Raise UnsupportedError unless every layer of `config` has its attention as the canonical operator.
+
+    One in another form could see later tokens. A config that counts no layers is of a module that has none to count.
+    """
+    found = len(calls_of(gm.graph, torch.ops.autodeploy.attention.default))
+    expected = getattr(config.get_text_config(), "num_hidden_layers", found)
+    if found != expected:
+        raise UnsupportedError(
+            f"model type {config.model_type!r} has {expected} layers and {found} attentions of a known form; a layer"
+            " that computes attention in another way is not supported"
+        )
 
 
 def _offsets_positions(node: Node) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +15,17 @@ from torch.fx import GraphModule
 from transformers import PretrainedConfig
 
 from autodeploy.errors import AutodeployError, UnsupportedError
+from autodeploy.export.fake import as_if_on_cpu, lost_constants, move_to_meta
 from autodeploy.export.lift import lift_attributes
-from autodeploy.export.rows import check_rows
-from autodeploy.export.transformers_model import build_meta_model, freeze_rotary_scaling
-from autodeploy.graph.nodes import calls_of
+from autodeploy.export.rows import check_attention_count, check_rows
+from autodeploy.export.transformers_model import build_meta_model, freeze_rotary_scaling, uses_registry
 
 MAX_TOKENS = 1 << 24
 """An upper bound of a dynamic dimension, which torch.export asks for; nothing is sized by it."""
 
 _EXAMPLE_TOKENS = 8
+_MOST = re.compile(r"T = Dim\('T', max=(\d+)\)")  # what torch.export suggests for code with tables of positions
+_NEVER = re.compile(r"satisfy the generated guard .* != (\d+)\.")  # code that takes another path for a full table
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,23 @@ class Traced:
 def trace_model(config: PretrainedConfig, dtype: torch.dtype) -> Traced:
     """Trace the unmodified transformers model of `config`; tokens are one row whose length is dynamic.
 
-    Raises UnsupportedError with the module and the construct when the model cannot be traced.
+    A model that never uses transformers' attention registry keeps its attention as it wrote it, mask included; passes
+    find it, and hold then what is held here for the others: that every layer has one, and that tokens meet nowhere
+    else. Raises UnsupportedError with the module and the construct when the model cannot be traced.
     """
     model = build_meta_model(config, dtype)
-    limit = freeze_rotary_scaling(model, config)
+    frozen = freeze_rotary_scaling(model, config)
     buffers = _move_buffers(model)
-    program = _export(model, config)
+    program, longest = _export(model, config, "meta")
+    if lost_constants(program):
+        with as_if_on_cpu(model, buffers):
+            program, longest = _export(model, config, "cpu")
+        move_to_meta(program.graph_module)
     module, constants = lift_attributes(program, buffers)
-    _check_attention_count(module, config)
-    check_rows(module)
+    if uses_registry(model):
+        check_attention_count(module, config)
+        check_rows(module)
+    limit = min((one for one in (frozen, longest) if one is not None), default=None)
     return Traced(module, config, model, constants, limit)
 
 
@@ -66,23 +77,38 @@ def _move_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     return values
 
 
-def _export(model: nn.Module, config: PretrainedConfig) -> ExportedProgram:
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        raise UnsupportedError(
-            f"{type(model).__name__} takes no position_ids, so its tokens cannot be computed apart from their row"
-        )
-    tokens = torch.zeros(1, _EXAMPLE_TOKENS, dtype=torch.long, device="meta")
-    positions = torch.arange(_EXAMPLE_TOKENS, device="meta").unsqueeze(0)
-    length = Dim("T", min=1, max=MAX_TOKENS)
-    arguments = {"input_ids": tokens, "position_ids": positions}
-    shapes = {"input_ids": {1: length}, "position_ids": {1: length}}
-    try:
-        with torch.no_grad():
-            return torch.export.export(model, (), arguments, dynamic_shapes=shapes, strict=False)
-    except AutodeployError:
-        raise
-    except Exception as error:  # model code and torch.export raise whatever they please; the sentence says where
-        raise UnsupportedError(_untraceable(model, config, error)) from error
+def _export(model: nn.Module, config: PretrainedConfig, device: str) -> tuple[ExportedProgram, int | None]:
+    """The program and, where the model's code allows no more than some number of tokens, that number."""
+    longest = MAX_TOKENS
+    while True:
+        try:
+            return _export_up_to(longest, model, device), None if longest == MAX_TOKENS else longest
+        except AutodeployError:
+            raise
+        except Exception as error:  # model code and torch.export raise whatever they please; the sentence says where
+            shorter = _allowed(str(error))
+            if shorter is None or shorter >= longest:
+                raise UnsupportedError(_untraceable(model, config, error)) from error
+            longest = shorter
+
+
+def _allowed(complaint: str) -> int | None:
+    """The number of tokens up to which torch.export says that the code holds; None when it speaks of none."""
+    most, never = _MOST.search(complaint), _NEVER.search(complaint)
+    if most is not None:
+        return int(most[1])
+    return int(never[1]) - 1 if never is not None else None
+
+
+def _export_up_to(max_tokens: int, model: nn.Module, device: str) -> ExportedProgram:
+    length = Dim("T", min=1, max=max_tokens)
+    tokens = torch.zeros(1, _EXAMPLE_TOKENS, dtype=torch.long, device=device)
+    arguments = {"input_ids": tokens}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        arguments["position_ids"] = torch.arange(_EXAMPLE_TOKENS, device=device).unsqueeze(0)
+    shapes = {name: {1: length} for name in arguments}
+    with torch.no_grad():
+        return torch.export.export(model, (), arguments, dynamic_shapes=shapes, strict=False)
 
 
 def _untraceable(model: nn.Module, config: PretrainedConfig, error: Exception) -> str:
@@ -98,14 +124,3 @@ def _untraceable(model: nn.Module, config: PretrainedConfig, error: Exception) -
     if reason.startswith("Constraints violated"):
         reason = "its code allows only some numbers of tokens"
     return f"{type(model).__name__} cannot be traced{where}: {reason}"
-
-
-def _check_attention_count(module: GraphModule, config: PretrainedConfig) -> None:
-    """Hold that every attention layer is the canonical op; otherwise a layer could be silently non-causal."""
-    found = len(calls_of(module.graph, torch.ops.autodeploy.attention.default))
-    expected = int(config.get_text_config().num_hidden_layers)
-    if found != expected:
-        raise UnsupportedError(
-            f"model type {config.model_type!r} has {expected} layers, of which {found} call transformers' attention"
-            " registry; a layer that computes attention by itself is not supported"
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +29,41 @@ def load_config(folder: Path) -> PretrainedConfig:
 
 
 def build_meta_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """Instantiate the causal language model of `config` with parameters on meta and buffers on the CPU."""
+    """Instantiate the causal language model of `config` with parameters on meta and buffers on the CPU.
+
+    Its attention is ours where its code goes through transformers' registry, and otherwise what it computes by itself
+    when asked for "eager": the plain form, which for Falcon is the one that its weights were trained with (its "sdpa"
+    differs by 3e-2).
+    """
     register()
+    try:
+        model = _instantiate(config, dtype, IMPLEMENTATION)
+    except KeyError as error:
+        if error.args != (IMPLEMENTATION,):
+            raise UnsupportedError(f"model type {config.model_type!r}: its config lacks {error}") from error
+        model = None  # it looks its attention up in a table of its own
+    if model is None or not uses_registry(model):
+        model = _instantiate(config, dtype, "eager")
+    model.config.get_text_config().use_cache = False
+    model.train(False)
+    return model
+
+
+def uses_registry(model: nn.Module) -> bool:
+    """Whether code of the model calls attention through transformers' registry."""
+    files = {type(module).__module__ for module in model.modules()}
+    return any(hasattr(sys.modules[file], "ALL_ATTENTION_FUNCTIONS") for file in files)
+
+
+def _instantiate(config: PretrainedConfig, dtype: torch.dtype, implementation: str) -> PreTrainedModel:
     factory: Any = AutoModelForCausalLM
     try:
         with init_empty_weights(include_buffers=False):
             model: PreTrainedModel = factory.from_config(
-                config, attn_implementation=IMPLEMENTATION, experts_implementation=IMPLEMENTATION, dtype=dtype
+                config, attn_implementation=implementation, experts_implementation=IMPLEMENTATION, dtype=dtype
             )
-    except KeyError as error:
-        if error.args != (IMPLEMENTATION,):
-            raise UnsupportedError(f"model type {config.model_type!r}: its config lacks {error}") from error
-        raise UnsupportedError(
-            f"model type {config.model_type!r} has attention classes of its own, outside transformers' registry"
-        ) from error
     except (AttributeError, TypeError, ValueError) as error:
         raise UnsupportedError(f"model type {config.model_type!r}: {_first_sentence(error)}") from error
-    model.config.get_text_config().use_cache = False
-    model.train(False)
     return model
 
 

@@ -32,7 +32,7 @@ _CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.type_as.defa
 
 def writes(node: Node) -> list[Node]:
     """The arguments whose memory a call writes."""
-    return list(_arguments(node, write=True))
+    return [] if node.target is aten.detach_.default else list(_arguments(node, write=True))  # it forgets a gradient
 
 
 def written(graph: Graph) -> frozenset[Node]:

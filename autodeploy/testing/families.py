@@ -88,13 +88,28 @@ OTHER_FAMILIES: Mapping[str, Options] = MappingProxyType(
 )
 """Families that nobody named, and that work."""
 
+HAND_WRITTEN_FAMILIES: Mapping[str, Options] = MappingProxyType(
+    {
+        "bloom": {"tie_word_embeddings": True},
+        "codegen": {"rotary_dim": 8},
+        "falcon": {},
+        "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 4},
+        "gptj": {"rotary_dim": 8},
+        "mpt": {"max_seq_len": MAX_POSITIONS, "tie_word_embeddings": True},
+        "xglm": {"ffn_dim": 80, "tie_word_embeddings": True},
+    }
+)
+"""Families whose code never calls transformers' attention registry: patterns find their attention."""
+
+_OPTIONS: Mapping[str, Options] = MappingProxyType({**OTHER_FAMILIES, **HAND_WRITTEN_FAMILIES, **FAMILIES})
+
 
 def tiny_config(model_type: str, **options: Any) -> PretrainedConfig:
     """A config of transformers' `model_type`: `SIZES`, what the family needs beside them, and `options` over both.
 
     Raises InputError for a model type that transformers does not have.
     """
-    return config_with(model_type, {**FAMILIES.get(model_type, OTHER_FAMILIES.get(model_type, {})), **options})
+    return config_with(model_type, {**_OPTIONS.get(model_type, {}), **options})
 
 
 def config_with(model_type: str, options: Options) -> PretrainedConfig:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from autodeploy.errors import InvariantError, nearest
+from autodeploy.graph.attributes import get_attribute
 from autodeploy.weights.expression import Constant, Expression
 from autodeploy.weights.layout import Concat, Slice, transpose
 from autodeploy.weights.source import TensorSource
@@ -120,3 +121,10 @@ def used_by(gm: GraphModule) -> list[str]:
     """Name the weights that the nodes of `gm` read, each once, in the order of their first use."""
     targets: Iterable[object] = (node.target for node in gm.graph.nodes if node.op == "get_attr")
     return list(dict.fromkeys(str(target) for target in targets))
+
+
+def constants_in(gm: GraphModule, weights: WeightPlan) -> dict[str, Tensor]:
+    """The tensors that `gm` reads and whose values are known: computed by code, and no parameters of a model."""
+    plans = ((name, weights.get(name)) for name in used_by(gm))
+    known = {name: plan.tensor for name, plan in plans if isinstance(plan, Constant) and not plan.tensor.is_meta}
+    return {name: tensor for name, tensor in known.items() if not isinstance(get_attribute(gm, name), nn.Parameter)}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from autodeploy.rewrite import Rule
 from autodeploy.testing import Sampler, sample_tokens
+from tests.patterns import attention_samples
 
 TOKENS, HEADS, WIDTH, ROTATED = 6, 3, 16, 8
 
@@ -103,7 +104,7 @@ def sampler_of_rotary(name: str) -> Sampler:
     if name == "rope_of_pairs_of_rows":
         return lambda dtype: of_rows(rotary(dtype, WIDTH // 2, -2))
     if "complex" in name:
-        return lambda dtype: rotary_complex(dtype, heads_dim)
+        return lambda dtype: of_rows(rotary_complex(dtype, heads_dim))
     if name.endswith("by_table"):
         return lambda dtype: rotary(dtype, WIDTH, None)
     return lambda dtype: rotary(dtype, WIDTH // 2 if "_of_" in name else WIDTH, heads_dim)
@@ -117,10 +118,14 @@ def image(dtype: torch.dtype) -> dict[str, Any]:
 
 def inputs_of(rule: Rule) -> Sampler:
     """The sampler for a pattern, by its name."""
+    if rule.name in attention_samples.SAMPLERS:
+        return attention_samples.SAMPLERS[rule.name]
     if "rope" in rule.name:
         return sampler_of_rotary(rule.name)
     named = {
         "linear": projection,
+        "linear_by_matmul": projection,
+        "linear_with_bias": projection,
         "linear_activation": projection,
         "convolution_activation": image,
         "gated_activation": gate,

@@ -6,7 +6,13 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 
-from autodeploy.testing.families import FAMILIES, OTHER_FAMILIES, VOCAB_SIZE, tiny_model
+from autodeploy.testing.families import (
+    FAMILIES,
+    HAND_WRITTEN_FAMILIES,
+    OTHER_FAMILIES,
+    VOCAB_SIZE,
+    tiny_model,
+)
 from autodeploy.weights import MemorySource
 from tests.families import VARIANTS, build, config_of, error, replay
 
@@ -37,7 +43,26 @@ def test_logits_of_another_family(family: str) -> None:
     check(config_of(family, OTHER_FAMILIES[family]), num_decode_steps=32)
 
 
-QUICK_VARIANTS = ("rotary yarn", "heads wider than the model", "soft caps that bite", "norms without weights")
+@pytest.mark.parametrize("family", HAND_WRITTEN_FAMILIES)
+def test_logits_of_a_family_that_writes_its_attention(family: str) -> None:
+    check(config_of(family), num_decode_steps=32)
+
+
+QUICK_VARIANTS = (
+    "rotary yarn",
+    "heads wider than the model",
+    "soft caps that bite",
+    "norms without weights",
+    "ALiBi that is scaled",
+    "keys of each group beside its queries",
+)
+    "rotary yarn",
+    "ALiBi that is scaled",
+    "keys of each group beside its queries",
+    "heads wider than the model",
+    "soft caps that bite",
+    "norms without weights",
+)
 
 
 @pytest.mark.parametrize(
