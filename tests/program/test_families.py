@@ -56,13 +56,6 @@ QUICK_VARIANTS = (
     "ALiBi that is scaled",
     "keys of each group beside its queries",
 )
-    "rotary yarn",
-    "ALiBi that is scaled",
-    "keys of each group beside its queries",
-    "heads wider than the model",
-    "soft caps that bite",
-    "norms without weights",
-)
 
 
 @pytest.mark.parametrize(
