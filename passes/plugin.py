@@ -6,6 +6,7 @@ from autodeploy.kernels import BACKENDS
 from autodeploy.ops import OPS
 from autodeploy.passes.canonicalize_attention import CanonicalizeAttention
 from autodeploy.passes.canonicalize_convolutions import CanonicalizeConvolutions
+from autodeploy.passes.canonicalize_experts import CanonicalizeExperts
 from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
 from autodeploy.passes.canonicalize_logits import CanonicalizeLogits
 from autodeploy.passes.canonicalize_matmuls import CanonicalizeMatmuls
@@ -46,6 +47,7 @@ PLUGIN = Plugin(
         CanonicalizeAttention,
         NameMasks,
         CanonicalizeMlps,
+        CanonicalizeExperts,
         CanonicalizeLogits,
         FoldBatchNorm,
         FuseQkv,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -45,9 +47,9 @@ class Block(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        out: Tensor = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
         out += self.shortcut(x)
-        return self.relu(out)
+        return cast("Tensor", self.relu(out))
 
 
 def randomized(module: nn.Module) -> nn.Module:
@@ -123,7 +125,7 @@ class Shared(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
-        return self.bn(y) + y
+        return cast("Tensor", self.bn(y) + y)
 
 
 LEFT: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
@@ -157,7 +159,7 @@ def test_one_weight_with_two_norms_makes_two_weights() -> None:
             self.conv, self.one, self.two = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.one(self.conv(x)) + self.two(self.conv(x.sin()))
+            return cast("Tensor", self.one(self.conv(x)) + self.two(self.conv(x.sin())))
 
     module = randomized(Twice())
     gm, _ = optimized(module, torch.randn(2, 4, 6, 6))
