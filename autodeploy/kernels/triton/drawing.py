@@ -107,7 +107,7 @@ def place_of_tie(distances, length, distance, number, BLOCK: tl.constexpr):  # n
 @triton.jit
 def draw_in_id_order(distances, length, farthest, draw, BLOCK: tl.constexpr):  # noqa: N803
     """Where `draw` of the row's weight falls when tokens are cumulated by their ids."""
-    _, total, _, _ = measure(distances, length, farthest, BLOCK)
+    total = measure(distances, length, farthest, BLOCK)[1]
     target = draw * total
     passed = tl.cast(length * 0, tl.float64)
     token = length * 0
@@ -140,27 +140,29 @@ def draw_nearest_first(
     NEAR: tl.constexpr,  # noqa: N803
 ):
     """Where `draw` falls among the tokens that top_k and then top_p leave, the most likely first."""
-    known, total, _, _ = measure(distances, length, farthest, BLOCK)
+    everything = measure(distances, length, farthest, BLOCK)
+    known, total = everything[0], everything[1]
     by_count = top_k > 0
     wanted = tl.where(by_count, tl.minimum(top_k, known), known)
     bound = tl.where(by_count, wanted.to(tl.float64), top_p * total)
-    reach, _, _, few = reach_bound(distances, length, farthest, bound, by_count, NEAR, BLOCK)
+    coarse = reach_bound(distances, length, farthest, bound, by_count, NEAR, BLOCK)
+    reach, few = coarse[0], coarse[3]
     near = distances
     count = length
     if few <= NEAR:
         count = gather(distances, length, reach, near_distances, near_ids, BLOCK)
         near = near_distances
     if by_count:
-        kth, count_before, weight_before, _ = reach_bound(near, count, reach, wanted.to(tl.float64), True, 0, BLOCK)
-        total = weight_before + (wanted - count_before) * weight_of(kth)
+        kth = reach_bound(near, count, reach, wanted.to(tl.float64), True, 0, BLOCK)
+        total = kth[2] + (wanted - kth[1]) * weight_of(kth[0])
     if top_p < 1.0:
-        edge, _, weight_before, _ = reach_bound(near, count, reach, top_p * total, False, 0, BLOCK)
-        ties = tl.ceil((top_p * total - weight_before) / weight_of(edge))
-        total = tl.minimum(total, weight_before + tl.maximum(ties, 1.0) * weight_of(edge))
+        edge = reach_bound(near, count, reach, top_p * total, False, 0, BLOCK)
+        ties = tl.ceil((top_p * total - edge[2]) / weight_of(edge[0]))
+        total = tl.minimum(total, edge[2] + tl.maximum(ties, 1.0) * weight_of(edge[0]))
     target = draw * total
-    found, _, weight_before, _ = reach_bound(near, count, reach, target, False, 0, BLOCK)
-    tie = tl.floor((target - weight_before) / weight_of(found)).to(tl.int32)
-    place = place_of_tie(near, count, found, tl.maximum(tie, 0), BLOCK)
+    found = reach_bound(near, count, reach, target, False, 0, BLOCK)
+    tie = tl.floor((target - found[2]) / weight_of(found[0])).to(tl.int32)
+    place = place_of_tie(near, count, found[0], tl.maximum(tie, 0), BLOCK)
     if few <= NEAR:
         place = tl.load(near_ids + place)
     return place
