@@ -51,7 +51,7 @@ def graph_from_data(
 ) -> GraphModule:
     """Rebuild a graph. Its weights become meta tensors of the shapes and dtypes of `weights`.
 
-    Each node's `meta` has `backend`, and `val_text` (the text of the `val` it had). Raises ArtifactError for anything
+    Each node's `meta` has `backend`, and `val_text` (the text of the `val` it had); weights have their `val`. Raises ArtifactError for anything
     that the writer does not write, and for operators outside the allow-list; `plugins` are those that the graph needs,
     with their distributions.
     """
@@ -64,6 +64,8 @@ def graph_from_data(
         if saved.op == "get_attr":
             _add_weight(root, saved, weights)
         nodes[saved.name] = _load_node(graph, saved, nodes, plugins)
+        if saved.op == "get_attr":
+            nodes[saved.name].meta["val"] = weights[saved.target].to("meta")
     if [node.op for node in graph.nodes if node.op == "output"] != ["output"] or saved.op != "output":
         raise ArtifactError("graph.json: a graph must end in its one output")
     graph.lint()

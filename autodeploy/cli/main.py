@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def with_command(words: list[str]) -> list[str]:
     """Put `build` before arguments that name no command: `autodeploy MODEL` is `autodeploy build MODEL`."""
-    commands = {command.name for command in (*app.registered_commands, *app.registered_groups)}
+    commands = {command.name for command in app.registered_commands} | {one.name for one in app.registered_groups}
     if not words or words[0] in commands or words[0] in ("--help", "--version"):
         return words or ["--help"]
     return ["build", *words]
