@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 from autodeploy.graph.nodes import calls_of, insert_call, value
 from autodeploy.passes.expert_terms import Mixture, is_end, read_mixture
 from autodeploy.passes.join_experts import Joined, Unlike, all_experts
+from autodeploy.patterns.gathered_weights import GATHERED_WEIGHTS
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite import Miss
 from autodeploy.rewrite.apply import erase_unused
@@ -22,6 +23,7 @@ _CHECKS = (aten._assert_scalar.default, aten.sym_constrain_range_for_size.defaul
 class CanonicalizeExperts(Pass):
     """Replace a sum over experts, each computed for the rows that chose it or for all, by `expert_linear`s.
 
+    So are products with weights that were gathered for each row.
     The experts must be alike but for their weights, which the plan stacks. What they are weighted by, and how rows
     choose them, stays as it is written. A mixture whose weights do not show which experts a row chose is computed with
     all of them, as it was before; that is correct and slow, and reported (Shazeer et al., 2017).
@@ -33,8 +35,8 @@ class CanonicalizeExperts(Pass):
     tolerance: ClassVar[float] = 1e-5
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
-        """Read each sum of two or more experts; replace it, or say why not."""
-        changed = 0
+        """Apply the patterns of products, then read each sum of two or more experts; replace it, or say why not."""
+        changed = ctx.rewrite(gm, GATHERED_WEIGHTS)
         for root in reversed(calls_of(gm.graph, *_SUMS)):
             if root._erased or not is_end(root):
                 continue

@@ -6,9 +6,10 @@ if __name__ == "patterns":
 import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
 from autodeploy.patterns.activations import ACTIVATIONS, GATED
 from autodeploy.patterns.attention import ATTENTIONS
-from autodeploy.patterns.heads import HEADS
 from autodeploy.patterns.convolutions import CONVOLUTION_ACTIVATIONS
-from autodeploy.patterns.linears import ACTIVATED, LINEARS
+from autodeploy.patterns.heads import HEADS
+from autodeploy.patterns.gathered_weights import GATHERED_WEIGHTS
+from autodeploy.patterns.linears import ACTIVATED, BIASES, LINEARS
 from autodeploy.patterns.logits import LOGITS
 from autodeploy.patterns.matmuls import MATMULS
 from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
@@ -18,6 +19,7 @@ from autodeploy.patterns.scores import SCORES
 
 PATTERNS = (
     *LINEARS,
+    *BIASES,
     *NORMS,
     *UNSCALED_NORMS,
     *HEAD_NORMS,
@@ -33,5 +35,6 @@ PATTERNS = (
     *LOGITS,
     *ACTIVATED,
     *CONVOLUTION_ACTIVATIONS,
+    *GATHERED_WEIGHTS,
 )
 """All of them, in the order in which the passes apply them."""

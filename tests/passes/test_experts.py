@@ -258,3 +258,56 @@ def test_what_is_no_mixture_of_alike_experts_stays(form: type[Mixture], reason: 
     assert not any(isinstance(one, Stack) for one in weights.values())
     assert reason is None or re.search(reason, reports[-1].misses[0].reason)
     assert error(gm, module, torch.randn(1, 11, WIDTH)) <= 1e-5
+
+
+class Gathered(nn.Module):
+    """Matrices of all experts in one weight, of which every row takes its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(WIDTH, EXPERTS, bias=False)
+        self.up = nn.Parameter(torch.randn(EXPERTS, 2 * INNER, WIDTH))
+        self.down = nn.Parameter(torch.randn(EXPERTS, WIDTH, INNER))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.view(-1, WIDTH)
+        scores, selected = self.router(rows).topk(CHOSEN, -1)
+        out = self.combine(rows, selected, scores.softmax(-1))
+        return out.view(x.shape)
+
+    def combine(self, x: Tensor, selected: Tensor, weights: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Einsums(Gathered):
+    def combine(self, x: Tensor, selected: Tensor, weights: Tensor) -> Tensor:
+        gate, up = torch.einsum("tkih,th->tki", self.up[selected], x).chunk(2, -1)
+        results = torch.einsum("tkhi,tki->tkh", self.down[selected], functional.silu(gate) * up)
+        return torch.einsum("tkh,tk->th", results, weights)
+
+
+class Matmuls(Gathered):
+    def combine(self, x: Tensor, selected: Tensor, weights: Tensor) -> Tensor:
+        gate, up = (self.up[selected] @ x[:, None, :, None]).squeeze(-1).chunk(2, -1)
+        results = (self.down[selected] @ (functional.silu(gate) * up).unsqueeze(-1)).squeeze(-1)
+        return (results * weights.unsqueeze(-1)).sum(1)
+
+
+class FlatBatches(Gathered):
+    def combine(self, x: Tensor, selected: Tensor, weights: Tensor) -> Tensor:
+        flat = selected.reshape(-1)
+        rows = x.repeat_interleave(CHOSEN, 0).unsqueeze(-1)
+        gate, up = torch.bmm(self.up[flat], rows).squeeze(-1).chunk(2, -1)
+        results = torch.bmm(self.down[flat], (functional.silu(gate) * up).unsqueeze(-1)).squeeze(-1)
+        return (results.view(-1, CHOSEN, WIDTH) * weights.unsqueeze(-1)).sum(1)
+
+
+@pytest.mark.parametrize("form", [Einsums, Matmuls, FlatBatches])
+def test_products_with_gathered_weights_are_of_experts(form: type[Gathered]) -> None:
+    torch.manual_seed(0)
+    module = form()
+    gm, _, _ = optimized(module, torch.randn(1, 6, WIDTH))
+    found = targets(gm)
+    assert found.count(EXPERT) == 2
+    assert "aten.index.Tensor" not in found
+    assert error(gm, module, torch.randn(1, 11, WIDTH)) <= 1e-5

@@ -15,7 +15,8 @@ from torch.nn import functional
 from autodeploy.patterns import PATTERNS
 from autodeploy.patterns.activations import ACTIVATIONS, GATED
 from autodeploy.patterns.convolutions import CONVOLUTION_ACTIVATIONS as CONVOLUTIONS
-from autodeploy.patterns.linears import ACTIVATED, LINEARS
+from autodeploy.patterns.gathered_weights import GATHERED_WEIGHTS
+from autodeploy.patterns.linears import ACTIVATED, BIASES, LINEARS
 from autodeploy.patterns.logits import LOGITS
 from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
 from autodeploy.patterns.rotary import ROTARY
@@ -26,6 +27,7 @@ from tests.graphs import clean, trace
 ROPES = (*ROTARY, *ROTARY_PARTS)
 GROUPS = (
     LINEARS,
+    BIASES,
     NORMS,
     UNSCALED_NORMS,
     HEAD_NORMS,
@@ -36,6 +38,7 @@ GROUPS = (
     LOGITS,
     ACTIVATED,
     CONVOLUTIONS,
+    GATHERED_WEIGHTS,
 )
 WIDTH, HEADS = 8, 2
 Function = Callable[["Weights", Tensor], Tensor]
@@ -192,6 +195,16 @@ def gated_halves(x: Tensor) -> Tensor:
     return functional.silu(gate) * up
 
 
+def own_matrices(w: Weights, x: Tensor) -> Tensor:
+    """Of two matrices, the one that each token chooses: `[T, 8, 8]`."""
+    return torch.stack((w.matrix, w.up))[(x[0, :, 0] > 0).long()]
+
+
+def own_matrix_pairs(w: Weights, x: Tensor) -> Tensor:
+    """Two matrices for each token: `[T, 2, 8, 8]`."""
+    return torch.stack((w.matrix, w.up))[(x[0, :, :2] > 0).long()]
+
+
 def read_twice(x: Tensor) -> Tensor:
     return torch.cat((functional.relu(x), x), dim=-1)
 
@@ -221,6 +234,8 @@ IS: dict[str, list[Function]] = {
         lambda w, x: functional.linear(x, w.matrix),
         lambda w, x: functional.linear(x, w.matrix, w.shift),
     ],
+    "linear_by_matmul": [lambda w, x: x @ w.matrix.T, lambda w, x: torch.matmul(x, w.matrix.transpose(0, 1))],
+    "linear_with_bias": [lambda w, x: x @ w.matrix.t() + w.shift, lambda w, x: w.shift + functional.linear(x, w.up)],
     "rms_norm": [
         lambda w, x: w.scale * rms(x.float()).to(x.dtype),
         lambda w, x: rms(x) * w.scale,
@@ -301,6 +316,23 @@ IS: dict[str, list[Function]] = {
         lambda w, x: functional.relu(functional.linear(x, w.matrix)),
         lambda w, x: gelu_written(functional.linear(x, w.matrix, w.shift)),
     ],
+    "gathered_matmul": [
+        lambda w, x: (own_matrices(w, x) @ x[0].unsqueeze(-1)).squeeze(-1),
+        lambda w, x: torch.bmm(own_matrices(w, x), x[0].unsqueeze(2)).squeeze(2),
+        lambda w, x: (own_matrix_pairs(w, x) @ x[0][:, None, :, None]).squeeze(-1),
+    ],
+    "gathered_row_matmul": [
+        lambda w, x: (x[0].unsqueeze(-2) @ own_matrices(w, x)).squeeze(1),
+        lambda w, x: (x[0][:, None, None] @ own_matrix_pairs(w, x)).squeeze(-2),
+    ],
+    "gathered_einsum": [
+        lambda w, x: torch.einsum("toi,ti->to", own_matrices(w, x), x[0]),
+        lambda w, x: torch.einsum("tkio, tki -> tko", own_matrix_pairs(w, x), x[0].view(-1, 1, 8).repeat(1, 2, 1)),
+    ],
+    "gathered_einsum_of_rows": [
+        lambda w, x: torch.einsum("tkoi,ti->tko", own_matrix_pairs(w, x), x[0]),
+        lambda w, x: torch.einsum("tkio,ti->tko", own_matrix_pairs(w, x), x[0]),
+    ],
     "convolution_activation": [
         lambda w, x: functional.relu(convolved(w, x)),
         lambda w, x: functional.silu(convolved(w, x)),
@@ -309,6 +341,8 @@ IS: dict[str, list[Function]] = {
 }
 IS_NOT: dict[str, list[Function]] = {
     "linear": [lambda w, x: x @ w.matrix],
+    "linear_by_matmul": [lambda w, x: x @ w.matrix, lambda w, x: x @ x.transpose(1, 2)],
+    "linear_with_bias": [lambda w, x: functional.linear(x, w.matrix) + x, lambda w, x: x @ w.matrix.t() + 1.0],
     "rms_norm": [
         lambda w, x: w.column * rms(x),  # the weight is one number
         lambda w, x: w.scale * rms(x.float()).half(),  # the result is of another dtype
@@ -382,6 +416,17 @@ IS_NOT: dict[str, list[Function]] = {
         lambda w, x: functional.silu(functional.linear(x, w.matrix)) * functional.linear(x, w.up),  # that is a gate
         lambda w, x: read_twice(functional.linear(x, w.matrix)),
     ],
+    "gathered_matmul": [
+        lambda w, x: own_matrices(w, x) @ x[0].unsqueeze(-1).expand(-1, -1, 2),
+        lambda w, x: (own_matrix_pairs(w, x) @ x[0, :2].unsqueeze(-1)).squeeze(-1),  # of other tokens
+    ],
+    "gathered_row_matmul": [lambda w, x: (x[0, :1].unsqueeze(0) @ own_matrices(w, x)).squeeze(0)],
+    "gathered_einsum": [
+        lambda w, x: torch.einsum("toi,ti->ot", own_matrices(w, x), x[0]),
+        lambda w, x: torch.einsum("toi,ti->t", own_matrices(w, x), x[0]),
+        lambda w, x: torch.einsum("tii,ti->ti", own_matrices(w, x), x[0]),
+    ],
+    "gathered_einsum_of_rows": [lambda w, x: torch.einsum("tkoi,ti->to", own_matrix_pairs(w, x), x[0])],
     "convolution_activation": [
         lambda w, x: read_twice(convolved(w, x)),
         lambda w, x: functional.relu(convolved(w, x) + 1.0),
