@@ -50,6 +50,10 @@ class InvariantError(AutodeployError):
     """A pass left the graph in a state its stage does not allow."""
 
 
+class EngineError(AutodeployError):
+    """The process that runs the model failed or has ended."""
+
+
 class VerificationError(AutodeployError):
     """A pass changed the numbers by more than it declares. `finding` has the figures and the rewrite at fault."""
 

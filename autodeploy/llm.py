@@ -23,9 +23,14 @@ from autodeploy.hardware import choose_gpu
 from autodeploy.kernels import native
 from autodeploy.program import Program, ProgramSpec
 from autodeploy.progress import NullProgress, Progress, stage
+from autodeploy.runtime.core import Core, EngineCore
+from autodeploy.runtime.engine import Engine
 from autodeploy.runtime.llm import LLM as RuntimeLLM  # noqa: N811 (a class with an acronym's name)
+from autodeploy.runtime.messages import Start
+from autodeploy.runtime.remote import RemoteCore
 from autodeploy.runtime.settings import RuntimeSettings
 
+ENGINES = ("auto", "inline", "process")
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -33,8 +38,10 @@ class LLM(RuntimeLLM):
     """A model that answers prompts in batches.
 
     `model` is an artifact's folder, or anything that `autodeploy.build` takes: that is built into the user's cache
-    first. The other options are the command line's. On an artifact, `set` may change `runtime.*` only: the rest was
-    decided when it was built. Raises InputError (or one of its kinds) for a model or option that is not valid.
+    first. `engine` says where it runs: in a process of its own ("process"), in this one ("inline"), or, with "auto", in
+    its own where there is a GPU that text would keep waiting. The other options are the command line's. On an artifact,
+    `set` may change `runtime.*` only: the rest was decided when it was built. Raises InputError (or one of its kinds)
+    for a model or option that is not valid.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class LLM(RuntimeLLM):
         set: Mapping[str, Any] = _NONE,  # noqa: A002 (the command line's name)
         load_format: str = "auto",
         capture: str | None = None,
+        engine: str = "auto",
         progress: Progress | None = None,
     ) -> None:
         progress = progress or NullProgress()
@@ -59,11 +67,26 @@ class LLM(RuntimeLLM):
             options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload, "load_format": load_format}
             decided = {key: value for key, value in set.items() if key not in settings}
             found = _build(str(model), {**options, "set": decided}, progress)
+        if engine not in ENGINES:
+            raise InputError(f"engine={engine!r}: not a choice; {nearest(engine, ENGINES)}")
+        if engine == "auto":
+            engine = "inline" if found.manifest.devices[0] == "cpu" else "process"
         with stage(progress, "load"):
-            program = load_program(found, gpu, capture)
-            for sentence in _notes(program):
+            if engine == "process":
+                core: Core = RemoteCore.start(Start(str(found.path.resolve()), gpu, capture, settings))
+            else:
+                core = load_core(found, gpu, capture, settings)
+            for sentence in core.notes:
                 progress.note(sentence)
-            super().__init__(program, _tokenizer(found), _settings(found, settings), _eos_token_ids(found))
+            super().__init__(Engine(core, _tokenizer(found)))
+
+
+def load_core(
+    found: Artifact, gpu: str = "auto", capture: str | None = None, settings: Mapping[str, Any] = _NONE
+) -> EngineCore:
+    """A core in this process over an artifact, with `runtime.*` settings laid over its own."""
+    program = load_program(found, gpu, capture)
+    return EngineCore(program, _settings(found, settings), _eos_token_ids(found), _notes(program))
 
 
 def load_program(found: Artifact, gpu: str = "auto", capture: str | None = None) -> Program:

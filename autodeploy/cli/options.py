@@ -41,6 +41,10 @@ Capture = Annotated[
     str | None,
     typer.Option(help="none or compile.  [default: what pays on the device]", rich_help_panel=RUNNING),
 ]
+Engine = Annotated[
+    str,
+    typer.Option(help="inline, process, or auto: a process of its own where there is a GPU.", rich_help_panel=RUNNING),
+]
 MaxBatch = Annotated[
     int | None,
     typer.Option(min=1, help="The most requests that run at once (runtime.max_batch_size).", rich_help_panel=RUNNING),

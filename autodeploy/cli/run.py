@@ -37,6 +37,7 @@ def generate(
     load_format: opt.LoadFormat = "auto",
     max_batch: opt.MaxBatch = None,
     capture: opt.Capture = None,
+    engine: opt.Engine = "auto",
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -46,7 +47,7 @@ def generate(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=stop or None
     )
     prompts = [sys.stdin.read() if one == "-" else one for one in prompt]
-    llm = _load(model, options, load_format, capture)
+    llm = _load(model, options, load_format, capture, engine)
     answers = llm.generate(prompts, params)
     if as_json:
         output.print_json({"model": model, "answers": [asdict(answer) for answer in answers]})
@@ -74,6 +75,7 @@ def serve(
     max_batch: opt.MaxBatch = None,
     max_tokens: opt.MaxTokens = None,
     capture: opt.Capture = None,
+    engine: opt.Engine = "auto",
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -88,7 +90,7 @@ def serve(
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: {error.strerror}; --port 0 takes a free one") from error
     with socket:
-        llm = _load(model, options, load_format, capture)
+        llm = _load(model, options, load_format, capture, engine)
         name = served_name or _name(model)
         url = f"http://{host}:{socket.getsockname()[1]}/v1"
         if as_json:
@@ -99,11 +101,18 @@ def serve(
         run(llm.engine, name, socket)
 
 
-def _load(model: str, options: opt.BuildOptions, load_format: str, capture: str | None) -> seam.Answering:
+def _load(model: str, options: opt.BuildOptions, load_format: str, capture: str | None, engine: str) -> seam.Answering:
     opt.check_capture(capture)
     opt.check_load_format(load_format)
     with RichProgress(output.err()) as progress:
-        return seam.load_llm(model, **options.keywords(), load_format=load_format, capture=capture, progress=progress)
+        return seam.load_llm(
+            model,
+            **options.keywords(),
+            load_format=load_format,
+            capture=capture,
+            engine=engine,
+            progress=progress,
+        )
 
 
 def _name(model: str) -> str:

@@ -21,7 +21,9 @@ from autodeploy.runtime.stats import EngineStats
 
 
 class Core(Protocol):
-    """What an engine asks of its core, in this process or in another."""
+    """What an engine asks of its core, in this process or in another. `notes` are what the user should know of it."""
+
+    notes: Sequence[str]
 
     @property
     def vocab_size(self) -> int:
@@ -55,8 +57,13 @@ class EngineCore:
     """
 
     def __init__(
-        self, model: Model, settings: RuntimeSettings | None = None, eos_token_ids: Collection[int] = ()
+        self,
+        model: Model,
+        settings: RuntimeSettings | None = None,
+        eos_token_ids: Collection[int] = (),
+        notes: Sequence[str] = (),
     ) -> None:
+        self.notes = notes
         settings = settings or RuntimeSettings()
         max_model_len = model.max_model_len if settings.max_model_len is None else settings.max_model_len
         if max_model_len > model.max_model_len:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
 from autodeploy.errors import RequestError
 from autodeploy.runtime.engine import Engine
-from autodeploy.runtime.model import Model
 from autodeploy.runtime.outputs import RequestOutput
 from autodeploy.runtime.prompts import Prompt, prompt_list
 from autodeploy.runtime.sampling_params import SamplingParams
-from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.runtime.tokenizer import Tokenizer
 
 Message = dict[str, Any]
@@ -22,23 +20,9 @@ Message = dict[str, Any]
 class LLM:
     """A model that answers prompts in batches."""
 
-    def __init__(
-        self,
-        model: Model,
-        tokenizer: Tokenizer | None,
-        settings: RuntimeSettings | None = None,
-        eos_token_ids: Collection[int] = (),
-    ) -> None:
-        self.engine = Engine.of(model, tokenizer, settings, eos_token_ids)
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self._num_requests = 0
-
-    @classmethod
-    def from_engine(cls, engine: Engine) -> LLM:
-        """Answer prompts through an engine that exists already."""
-        llm = cls.__new__(cls)
-        llm.engine = engine
-        llm._num_requests = 0
-        return llm
 
     def generate(
         self,

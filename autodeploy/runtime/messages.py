@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 from msgspec import Struct
 
 from autodeploy.runtime.logprobs import TokenLogprobs
 from autodeploy.runtime.outputs import FinishReason
 from autodeploy.runtime.sampling_params import SamplingParams
+from autodeploy.runtime.stats import EngineStats
 
 
 class NewRequest(Struct):
@@ -46,3 +50,85 @@ class StepOutput(Struct):
 
     tokens: list[NewTokens] = []
     prompt_rows: list[PromptRows] = []
+
+
+class Start(Struct, tag=True):
+    """What a worker is to load: an artifact's folder, for which device and how, with which runtime settings."""
+
+    artifact: str
+    gpu: str
+    capture: str | None
+    settings: dict[str, Any]
+
+
+class Ready(Struct, tag=True):
+    """The worker has loaded its model."""
+
+    vocab_size: int
+    max_len: int
+    stats: EngineStats
+    notes: list[str]
+
+
+class Add(Struct, tag=True):
+    """Queue a request."""
+
+    request: NewRequest
+
+
+class Finish(Struct, tag=True):
+    """End a sequence of a request, or all of them."""
+
+    request_id: str
+    index: int | None
+
+
+class Stop(Struct, tag=True):
+    """End the process."""
+
+
+class Stepped(Struct, tag=True):
+    """What a step had to tell, and the gauges after it."""
+
+    output: StepOutput
+    stats: EngineStats
+
+
+class Failed(Struct, tag=True):
+    """The worker ends; the sentence says why, and whether what it was given is at fault."""
+
+    sentence: str
+    is_bad_input: bool
+
+
+ToWorker = Start | Add | Finish | Stop
+FromWorker = Ready | Stepped | Failed
+
+
+def encode(message: ToWorker | FromWorker) -> bytes:
+    """A message as MessagePack."""
+    return msgspec.msgpack.encode(message, enc_hook=_plain)
+
+
+def decode_to_worker(data: bytes) -> ToWorker:
+    """A message that a worker received."""
+    message: ToWorker = msgspec.msgpack.decode(data, type=ToWorker, dec_hook=_typed)
+    return message
+
+
+def decode_from_worker(data: bytes) -> FromWorker:
+    """A message that a worker sent."""
+    message: FromWorker = msgspec.msgpack.decode(data, type=FromWorker, dec_hook=_typed)
+    return message
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SamplingParams):
+        return value.model_dump()
+    raise NotImplementedError(f"{type(value).__name__} does not travel")
+
+
+def _typed(kind: type, value: Any) -> Any:
+    if kind is SamplingParams:
+        return SamplingParams.model_validate(value)
+    raise NotImplementedError(f"{kind.__name__} does not travel")

@@ -106,3 +106,18 @@ def test_an_artifact_refuses_what_its_build_decided(
     artifact = ad.build(str(model_folder), out=tmp_path / "out", gpu="cpu", dtype="fp32")
     with pytest.raises(InputError, match=r"built|artifact"):
         ad.LLM(artifact.path, **option)  # type: ignore[arg-type]
+
+
+def test_a_process_of_its_own_answers_alike(model_folder: Path, tmp_path: Path) -> None:
+    artifact = ad.build(str(model_folder), out=tmp_path / "out", gpu="cpu", dtype="fp32")
+    params = ad.SamplingParams(max_tokens=6, temperature=0)
+    settings = {"runtime.page_size": 8}
+    here, there = (
+        ad.LLM(artifact.path, engine=engine, set=settings).generate([[5, 6, 7], [8]], params)
+        for engine in ("inline", "process")
+    )
+    assert there == here
+    with pytest.raises(InputError, match="did you mean 'page_size'"):
+        ad.LLM(artifact.path, engine="process", set={"runtime.page_sise": 8})
+    with pytest.raises(InputError, match="engine='proces': not a choice; did you mean 'process'"):
+        ad.LLM(artifact.path, engine="proces")

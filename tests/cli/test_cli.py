@@ -143,7 +143,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def load(model: str, **options: Any) -> LLM:
         calls.append({"model": model, **options})
         model_ = ScriptedModel([*b"Paris.", 256], 2)
-        return LLM.from_engine(Engine(model_, ByteTokenizer(), RuntimeSettings(num_pages=64), [256]))
+        return LLM(Engine.of(model_, ByteTokenizer(), RuntimeSettings(num_pages=64), [256]))
 
     monkeypatch.setattr(seam, "load_llm", load)
     return calls

@@ -16,7 +16,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=4)
 
 @pytest.fixture
 def llm() -> LLM:
-    return LLM(FakeModel(vocab_size=257), ByteTokenizer(), RuntimeSettings(num_pages=64), [256])
+    return LLM(Engine.of(FakeModel(vocab_size=257), ByteTokenizer(), RuntimeSettings(num_pages=64), [256]))
 
 
 @pytest.mark.parametrize("prompt", ["ab", [97, 98], {"prompt": "ab"}, {"prompt_token_ids": [97, 98]}])
@@ -53,8 +53,8 @@ def test_a_refused_prompt_leaves_nothing_behind(llm: LLM) -> None:
 
 def test_two_llms_may_share_an_engine() -> None:
     engine = Engine.of(FakeModel(vocab_size=257), ByteTokenizer(), RuntimeSettings(num_pages=8))
-    assert LLM.from_engine(engine).generate("a", GREEDY)[0].finished
-    assert LLM.from_engine(engine).generate("a", GREEDY)[0].finished
+    assert LLM(engine).generate("a", GREEDY)[0].finished
+    assert LLM(engine).generate("a", GREEDY)[0].finished
 
 
 def test_chat_speaks_through_the_template(llm: LLM) -> None:
@@ -74,4 +74,4 @@ def test_what_the_template_refuses_is_a_request_error(llm: LLM) -> None:
 
 def test_chat_needs_a_tokenizer() -> None:
     with pytest.raises(RequestError, match="chat needs a tokenizer"):
-        LLM(FakeModel(), None, RuntimeSettings(num_pages=8)).chat([{"role": "user", "content": "hi"}])
+        LLM(Engine.of(FakeModel(), None, RuntimeSettings(num_pages=8))).chat([{"role": "user", "content": "hi"}])

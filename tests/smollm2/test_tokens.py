@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 import autodeploy as ad
 from autodeploy.runtime.outputs import RequestOutput
+from tests.runtime.fakes import scheduler_of
 from tests.smollm2.prompts import PROMPTS
 from tests.smollm2.reference import answers, divergence
 
@@ -75,6 +76,6 @@ def test_staggered_chunked_and_preempted_requests_give_the_tokens_of_each_alone(
         del waiting[:2]
         for output in engine.step():
             found[output.request_id] += output.outputs[0].token_ids
-        engine.scheduler.check_integrity()
+        scheduler_of(engine).check_integrity()
     assert found == wanted
     assert engine.stats().num_preemptions > 0
