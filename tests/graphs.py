@@ -36,10 +36,9 @@ def context(fuel: int | None = None) -> Context:
     return Context(None, WeightPlan(), torch.device("cpu"), fuel)  # type: ignore[arg-type]
 
 
-def num_canonicalizing(passes: Sequence[Pass]) -> int:
-    """How many passes there are up to the end of CANONICALIZE, with the clean-up that follows it."""
-    last = max(index for index, one in enumerate(passes) if one.stage is Stage.CANONICALIZE)
-    return next(index for index in range(last + 1, len(passes)) if not passes[index].cleanup)
+def num_until(passes: Sequence[Pass], stage: Stage) -> int:
+    """How many passes there are up to the end of `stage`, with the clean-up that follows it."""
+    return next(index for index, one in enumerate(passes) if not one.cleanup and one.stage > stage)
 
 
 def targets(graph_module: GraphModule) -> list[str]:

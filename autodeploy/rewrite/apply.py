@@ -172,8 +172,11 @@ class _Builder:
 
 
 def erase_unused(node: Node) -> None:
-    """Erase `node` and then what only it used; placeholders and mutating calls stay."""
-    if node.users or node.is_impure() or node.op in ("placeholder", "output"):
+    """Erase `node` and then what only it used; placeholders and mutating calls stay.
+
+    A call that may draw random numbers goes too, such as PyTorch's attention, whose dropout is off.
+    """
+    if node.users or node.is_impure(impure_random=False) or node.op in ("placeholder", "output"):
         return
     inputs = node.all_input_nodes
     node.graph.erase_node(node)

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from autodeploy.export import trace_model
-from autodeploy.pipeline import run_passes
+from autodeploy.pipeline import Stage, run_passes
 from autodeploy.testing import assert_counts, graph_text, op_counts
 from autodeploy.testing.families import FAMILIES
 from autodeploy.weights.source import RandomSource
 from tests.families import config_of, context_of, default_passes
-from tests.graphs import num_canonicalizing
+from tests.graphs import num_until
 
 QUICK = ("llama", "gemma3_text", "gpt2")
 LEFT_OVER = (
@@ -36,7 +36,7 @@ def test_the_graph_is_the_golden_one(family: str, golden: Callable[[str, Path], 
     traced = trace_model(config, torch.float32)
     context = context_of(traced, RandomSource.of(traced.model))
     passes = default_passes(config)
-    end = num_canonicalizing(passes)
+    end = num_until(passes, Stage.CANONICALIZE)
     graph_module = traced.graph_module
     run_passes(graph_module, passes[:end], context)
     assert_counts(graph_module, {"attention": config.num_hidden_layers}, absent=LEFT_OVER)

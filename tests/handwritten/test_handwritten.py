@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 
 import pytest
 import torch
@@ -13,12 +14,12 @@ from torch.fx import GraphModule
 
 from autodeploy.export import trace_module
 from autodeploy.graph.attributes import set_attribute
-from autodeploy.pipeline import run_passes
+from autodeploy.pipeline import Stage, run_passes
 from autodeploy.prepare import fitting_passes, prepare
 from autodeploy.testing import assert_counts, relative_error
 from autodeploy.weights import MemorySource
 from tests.families import default_recipe, kernel_table
-from tests.graphs import num_canonicalizing
+from tests.graphs import num_until
 from tests.handwritten import convolutions, llamas, mixtures, older
 
 ATTENTION = (
@@ -55,8 +56,10 @@ class Case:
     dynamic: Sequence[Mapping[int, str]] = (LENGTH,)
     missing: str = ""
     """What is not reached yet."""
-    layers: tuple[type[nn.Module], ...] = field(default=())
+    layers: tuple[type[nn.Module], ...] = ()
     """For a decoder, the attention of each layer."""
+    stage: Stage = Stage.CANONICALIZE
+    """The stage after which they are counted."""
 
     def build(self) -> nn.Module:
         """The module with random weights, none of them at a value that hides mistakes."""
@@ -68,20 +71,26 @@ class Case:
         return module
 
 
-def decoder(attention: type[nn.Module], counts: Mapping[str, int], missing: str = NO_ATTENTION) -> Case:
+def decoder(
+    attention: type[nn.Module], counts: Mapping[str, int], missing: str = "", absent: Sequence[str] = DECODER
+) -> Case:
     """Two layers around `attention`, of which each gives `counts`."""
     one = {"rms_norm": 2, "gated_activation": 1, "attention": 1, "rope": 2, **counts}
     both = {name: 2 * count for name, count in one.items()}
     both["rms_norm"] += 1
     both["linear"] += 1
-    return Case(llamas.Decoder, TOKENS, both, missing=missing, layers=(attention, attention))
+    return Case(llamas.Decoder, TOKENS, both, absent, missing=missing, layers=(attention, attention))
 
 
 CASES: Mapping[str, Case] = {
-    "llama in einsum": decoder(llamas.EinsumAttention, {"linear": 7}),
+    "llama in einsum": decoder(llamas.EinsumAttention, {"linear": 7}, NO_ATTENTION),
     "llama with sdpa": decoder(llamas.SdpaAttention, {"linear": 7}),
-    "llama with one projection, split": decoder(llamas.SplitAttention, {"linear": 5}),
-    "llama with complex numbers": decoder(llamas.ComplexAttention, {"linear": 7}),
+    "llama with one projection, split": decoder(llamas.SplitAttention, {"linear": 5}, NO_ATTENTION),
+    "llama with complex numbers": decoder(
+        llamas.ComplexAttention,
+        {"linear": 7},
+        absent=[name for name in DECODER if name != "aten.repeat_interleave"],  # an angle for both numbers of a pair
+    ),
     "gemma": Case(
         llamas.Gemma,
         TOKENS,
@@ -93,20 +102,16 @@ CASES: Mapping[str, Case] = {
         ROWS,
         {"attention": 1, "layer_norm": 2, "activate": 1, "linear": 4},
         dynamic=({},),
-        missing=NO_ATTENTION,
     ),
     "bert": Case(
         older.BertLayer,
         (*ROWS, torch.arange(9).expand(2, 9) < torch.tensor([[9], [6]])),
         {"attention": 1, "layer_norm": 2, "activate": 1, "linear": 6},
         dynamic=(LENGTH, LENGTH),
-        missing=NO_ATTENTION,
     ),
-    "t5": Case(older.T5Layer, ROWS, {"attention": 1, "rms_norm": 2, "activate": 1, "linear": 6}, missing=NO_ATTENTION),
-    "vit": Case(
-        older.VitBlock, ROWS, {"attention": 1, "layer_norm": 2, "activate": 1, "linear": 4}, missing=NO_ATTENTION
-    ),
-    "alibi": Case(older.AlibiBlock, ROWS, {"attention": 1, "layer_norm": 1, "linear": 2}, missing=NO_ATTENTION),
+    "t5": Case(older.T5Layer, ROWS, {"attention": 1, "rms_norm": 2, "activate": 1, "linear": 6}),
+    "vit": Case(older.VitBlock, ROWS, {"attention": 1, "layer_norm": 2, "activate": 1, "linear": 4}),
+    "alibi": Case(older.AlibiBlock, ROWS, {"attention": 1, "layer_norm": 1, "linear": 2}),
     "mixture in a loop": Case(
         mixtures.LoopMixture,
         ROWS,
@@ -131,24 +136,27 @@ CASES: Mapping[str, Case] = {
     "resnet": Case(
         convolutions.ResNetBlock,
         (torch.randn(2, convolutions.CHANNELS, 8, 8),),
-        {"aten.conv2d": 3, "activate": 2},
-        absent=("aten.batch_norm", "aten.relu"),
+        {"convolution": 2, "convolution_activation": 1, "activate": 1},
+        absent=("aten.batch_norm", "aten.relu", "aten.conv2d"),
         dynamic=({0: "B"},),
-        missing="batch norms folded into convolutions",
+        stage=Stage.FUSE,
     ),
 }
 
 
-def canonicalized(module: nn.Module, case: Case) -> GraphModule:
-    """The graph of a module after CANONICALIZE, with its weights."""
+@cache
+def canonicalized(name: str) -> tuple[nn.Module, GraphModule]:
+    """The module of a case and its graph after the stage that it is counted at, with its weights."""
+    case = CASES[name]
+    module = case.build()
     traced = trace_module(module, *case.inputs, dynamic=case.dynamic)
     source = MemorySource({})
     graph_module, context = prepare(traced, source, torch.device("cpu"), kernel_table())
     passes = fitting_passes(traced, default_recipe(traced.config))
-    run_passes(graph_module, passes[: num_canonicalizing(passes)], context)
-    for name, tensor in context.weights.read(source).items():
-        set_attribute(graph_module, name, tensor)
-    return graph_module
+    run_passes(graph_module, passes[: num_until(passes, case.stage)], context)
+    for weight, tensor in context.weights.read(source).items():
+        set_attribute(graph_module, weight, tensor)
+    return module, graph_module
 
 
 def other_inputs(case: Case) -> tuple[Tensor, ...]:
@@ -163,11 +171,9 @@ def other_inputs(case: Case) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_computes_the_same(name: str) -> None:
-    case = CASES[name]
-    module = case.build()
-    graph_module = canonicalized(module, case)
+    module, graph_module = canonicalized(name)
     torch.manual_seed(1)
-    given = other_inputs(case)
+    given = other_inputs(CASES[name])
     wide = tuple(one.double() if one.is_floating_point() else one for one in given)
     with torch.no_grad():
         assert relative_error(graph_module(*given), deepcopy(module).double()(*wide)) <= 1e-5
@@ -180,5 +186,5 @@ def marked(name: str) -> object:
 
 @pytest.mark.parametrize("name", [marked(name) for name in CASES])
 def test_it_becomes_canonical(name: str) -> None:
-    case = CASES[name]
-    assert_counts(canonicalized(case.build(), case), case.counts, case.absent)
+    _, graph_module = canonicalized(name)
+    assert_counts(graph_module, CASES[name].counts, CASES[name].absent)
