@@ -32,7 +32,7 @@ from autodeploy.weights.source import RandomSource, SafetensorsSource, TensorSou
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
-class _Job:
+class Job:
     """What a build is going to do: everything that is decided before the model is traced."""
 
     def __init__(
@@ -93,7 +93,7 @@ def plan(
 ) -> Plan:
     """Decide everything that a build would, and build nothing; a Hub model's weights are not downloaded."""
     with stage(progress or NullProgress(), "resolve"):
-        return _Job(model, gpu=gpu, dtype=dtype, recipe=recipe, workload=workload, values=set, weights=False).plan()
+        return Job(model, gpu=gpu, dtype=dtype, recipe=recipe, workload=workload, values=set, weights=False).plan()
 
 
 def build(
@@ -121,7 +121,7 @@ def build(
     out = Path(out)
     artifact.check_target(out)
     with stage(progress, "resolve"):
-        job = _Job(
+        job = Job(
             model,
             gpu=gpu,
             dtype=dtype,
@@ -136,7 +136,7 @@ def build(
     if kept is not None and (kept.verification or not verify):
         progress.note(f"{out} holds this very build already; it was checked and kept")
         return kept
-    traced, source = _trace(job, load_format, progress)
+    traced, source = trace_job(job, load_format, progress)
     details: dict[str, Any] = {"fingerprint": fingerprint, "gpu": job.choice.gpu.name}
     if verify:
         details["verification"] = _verify(job, traced, source, fuel, progress).as_dict()
@@ -161,7 +161,7 @@ def build(
         )
 
 
-def _trace(job: _Job, load_format: str, progress: Progress) -> tuple[Traced, TensorSource]:
+def trace_job(job: Job, load_format: str, progress: Progress) -> tuple[Traced, TensorSource]:
     """The traced model, and where its weights will be read from."""
     with stage(progress, "export"):
         traced = trace_model(job.config, job.dtype)
@@ -172,7 +172,7 @@ def _trace(job: _Job, load_format: str, progress: Progress) -> tuple[Traced, Ten
     return traced, SafetensorsSource(job.files.folder)
 
 
-def _verify(job: _Job, traced: Traced, source: TensorSource, fuel: int | None, progress: Progress) -> Verification:
+def _verify(job: Job, traced: Traced, source: TensorSource, fuel: int | None, progress: Progress) -> Verification:
     with stage(progress, "verify"):
         return verify_passes(
             traced,

@@ -63,12 +63,7 @@ class Optimized(Compiled):
     @cached_property
     def program(self) -> Program:
         """The graph with its weights, which are read now, on its device; InputError when that is not here."""
-        if self.spec is None:
-            raise UnsupportedError("a module on its own has no program: call its .graph_module")
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise InputError("the graph is for a CUDA device, and this machine has none; optimize with gpu='cpu'")
-        weights = self.weights.read(self.source, self.device)
-        return Program(self.graph_module, weights, kernel_table(self.device), self.device, self.spec)
+        return make_program(self, self.source, self.device)
 
     def diff(self, index: int) -> GraphDiff:
         """What pass `index` of the history changed, as text; the passes up to it run again. Negative ones count back.
@@ -194,6 +189,16 @@ def compile_graph(
     graph_module, context = prepare(traced, source, device, kernel_table(device), fuel)
     history = run_passes(graph_module, fitting_passes(traced, recipe), context, observe)
     return Compiled(graph_module, context.weights, tuple(history), recipe, _spec(traced, graph_module))
+
+
+def make_program(compiled: Compiled, source: TensorSource, device: torch.device) -> Program:
+    """Read the weights of a compiled graph onto its device; InputError when that is not here."""
+    if compiled.spec is None:
+        raise UnsupportedError("a module on its own has no program: call its .graph_module")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("the graph is for a CUDA device, and this machine has none; take the device cpu")
+    weights = compiled.weights.read(source, device)
+    return Program(compiled.graph_module, weights, kernel_table(device), device, compiled.spec)
 
 
 def target_device(choice: GpuChoice) -> torch.device:

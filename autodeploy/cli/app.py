@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from autodeploy.cli.bench import bench
 from autodeploy.cli.build import build
 from autodeploy.cli.doctor import doctor
 from autodeploy.cli.explain import explain
@@ -51,6 +52,7 @@ for command, panel in (
     (build, MAKE),
     (generate, MAKE),
     (serve, MAKE),
+    (bench, MAKE),
     (explain, SHOW),
     (inspect, SHOW),
     (passes, SHOW),

@@ -33,6 +33,13 @@ class State:
         run_passes(gm, [current], context)
         return State(gm, context)
 
+    def computes_as(self, other: State) -> bool:
+        """Whether both graphs make the same calls with the same kernels and weights, so that running one is enough."""
+        return self._calls() == other._calls() and dict(self.context.weights) == dict(other.context.weights)
+
+    def _calls(self) -> list[tuple[str, str | None]]:
+        return [(node_text(node), node.meta.get("backend")) for node in self.graph_module.graph.nodes]
+
 
 @dataclass(frozen=True)
 class Rewrite:

@@ -70,7 +70,7 @@ class _Trial:
         """Judge the pass that has just run."""
         current = self._passes[len(self._checks)]
         state = self._snapshot()
-        logits = self._logits(state)
+        logits = self._logits_before if state.computes_as(self._before) else self._logits(state)
         check = self._judge(current, logits)
         self._checks.append(check)
         if check.failure is not None:
