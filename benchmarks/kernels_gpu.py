@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from cuda_cases import call_once, decode_cases, linear_cases, prefill_cases
+from cuda_small_cases import row_cases, sampling_cases
 from cuda_timing import Case, Measurement, matmul_ceiling, measure, read_ceiling
 from triton.runtime.errors import OutOfResources
 
@@ -35,6 +36,10 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
         yield from decode_cases(pages, options.sweep)
     if "prefill" in kinds:
         yield from prefill_cases(pages, options.sweep)
+    if "rows" in kinds:
+        yield from row_cases(rows)
+    if "sampling" in kinds:
+        yield from sampling_cases(rows)
 
 
 def compile_share(options: argparse.Namespace) -> None:
@@ -68,7 +73,7 @@ def run(case: Case) -> Iterator[Measurement]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="linear,decode,prefill")
+    parser.add_argument("--only", default="linear,decode,prefill,rows,sampling")
     parser.add_argument("--rows", default="1,8,64")
     parser.add_argument("--pages", default="16")
     parser.add_argument("--sweep", action="store_true")

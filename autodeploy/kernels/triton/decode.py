@@ -148,7 +148,7 @@ def _decode_kernel(
     for tile in tl.range(first, tl.minimum(first + length, stop), BLOCK_KEYS, num_stages=STAGES):
         key = tile + tl.arange(0, BLOCK_KEYS)
         known = key < stop
-        at = key_rows(table, key, known, kv_head, kv_heads, PAGE, BLOCK_KEYS)
+        at = key_rows(table, tile, stop, kv_head, kv_heads, PAGE, BLOCK_KEYS)
         keys = tl.load(
             key_pages + at[:, None] * key_width + key_column[None, :],
             mask=known[:, None] & (key_column[None, :] < key_width),

@@ -63,13 +63,13 @@ def _attend_tiles(
     for tile in tl.range(begin, stop, BLOCK_KEYS, num_stages=STAGES):
         key = tile + tl.arange(0, BLOCK_KEYS)
         known = key < stop
-        at = key_rows(table, key, known, kv_head, kv_heads, PAGE, BLOCK_KEYS)
-        key_mask = key_column[None, :] < key_width
-        value_mask = value_column[None, :] < value_width
-        if masked:
-            key_mask = key_mask & known[:, None]
-            value_mask = value_mask & known[:, None]
-        keys = tl.load(key_pages + at[:, None] * key_width + key_column[None, :], mask=key_mask, other=0.0)
+        at = key_rows(table, tile, stop, kv_head, kv_heads, PAGE, BLOCK_KEYS)
+        from_keys = key_pages + at[:, None] * key_width + key_column[None, :]
+        from_values = value_pages + at[:, None] * value_width + value_column[None, :]
+        if masked or key_width < KEY_WIDTH or value_width < VALUE_WIDTH:
+            keys = tl.load(from_keys, mask=known[:, None] & (key_column[None, :] < key_width), other=0.0)
+        else:
+            keys = tl.load(from_keys)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
         distance = position[:, None] - key[None, :]
         scores, factor = bend(scores, scale, softcap, slopes, distance, has_softcap)
@@ -86,9 +86,10 @@ def _attend_tiles(
         weights = tl.exp2(scores * factor - safe[:, None])
         total = total * keep + tl.sum(weights, axis=1)
         values = values * keep[:, None]
-        tile_values = tl.load(
-            value_pages + at[:, None] * value_width + value_column[None, :], mask=value_mask, other=0.0
-        )
+        if masked or key_width < KEY_WIDTH or value_width < VALUE_WIDTH:
+            tile_values = tl.load(from_values, mask=known[:, None] & (value_column[None, :] < value_width), other=0.0)
+        else:
+            tile_values = tl.load(from_values)
         values = tl.dot(weights.to(tile_values.dtype), tile_values, values, input_precision="ieee")
         largest = top
     return values, largest, total

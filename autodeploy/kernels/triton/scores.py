@@ -30,13 +30,14 @@ def bend(
 
 
 @triton.jit
-def key_rows(page_table, key, known, kv_head, kv_heads: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr):  # noqa: N803
-    """The rows of the flattened cache that hold the keys of one tile, of which `known` are in the context."""
+def key_rows(page_table, tile, stop, kv_head, kv_heads: tl.constexpr, PAGE: tl.constexpr, TILE: tl.constexpr):  # noqa: N803
+    """The rows of the flattened cache that hold the keys of the tile that starts at key `tile`, of `stop` in all."""
+    lane = tl.arange(0, TILE)
     if PAGE % TILE == 0:  # the tile lies in one page
-        first = tl.min(key, axis=0)
-        page = tl.load(page_table + first // PAGE).to(tl.int64)
-        rows = (page * kv_heads + kv_head) * PAGE + first % PAGE + tl.arange(0, TILE)
+        page = tl.load(page_table + tile // PAGE).to(tl.int64)
+        rows = (page * kv_heads + kv_head) * PAGE + tile % PAGE + lane
     else:
-        page = tl.load(page_table + key // PAGE, mask=known, other=0).to(tl.int64)
+        key = tile + lane
+        page = tl.load(page_table + key // PAGE, mask=key < stop, other=0).to(tl.int64)
         rows = (page * kv_heads + kv_head) * PAGE + key % PAGE
     return rows
