@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.graph.inputs import insert_weight
 from autodeploy.graph.nodes import calls_of, insert_call, is_call, value
-from autodeploy.patterns.linears import LINEARS
+from autodeploy.patterns.linears import BIASES, LINEARS
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite.apply import erase_unused
 
@@ -26,21 +26,23 @@ class CanonicalizeLinears(Pass):
     tolerance: ClassVar[float] = 1e-5
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
-        """Turn weights stored as `[in, out]`, apply the pattern, then project rows where they are."""
-        turned = sum(_turn(gm, node, ctx) for node in calls_of(gm.graph, aten.addmm.default))
-        plain = ctx.rewrite(gm, LINEARS)
+        """Turn weights stored as `[in, out]`, apply the patterns, then project rows where they are."""
+        turned = sum(_turn(gm, node, ctx) for node in calls_of(gm.graph, aten.addmm.default, aten.matmul.default))
+        plain = ctx.rewrite(gm, LINEARS) + ctx.rewrite(gm, BIASES)
         moved = sum(_unflatten(node, ctx) for node in calls_of(gm.graph, aten.reshape.default))
         return turned + plain + moved
 
 
 def _turn(gm: GraphModule, node: Node, ctx: Context) -> bool:
-    """`bias + x @ weight` as `linear` of the transposed weight, which the plan transposes when it is read."""
-    bias, x, weight = node.args
-    assert isinstance(weight, Node)
-    if weight.op != "get_attr" or node.kwargs or not ctx.spend():
+    """`x @ weight`, with a bias or without, as `linear` of a weight that the plan transposes when it is read."""
+    bias, x, weight = node.args if node.target is aten.addmm.default else (None, *node.args)
+    if not isinstance(weight, Node) or weight.op != "get_attr" or value(weight).dim() != 2 or node.kwargs:
+        return False
+    if not ctx.spend():
         return False
     name = f"{weight.target}_transposed"
-    ctx.weights.transpose(str(weight.target), name)
+    if name not in ctx.weights:
+        ctx.weights.transpose(str(weight.target), name)
     with gm.graph.inserting_before(node):
         turned = insert_weight(gm, name, value(weight).transpose(0, 1))
         replacement = insert_call(gm.graph, linear_op, (x, turned, bias))

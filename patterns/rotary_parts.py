@@ -25,7 +25,6 @@ from autodeploy.patterns.rotary import (
     TOKENS_FIRST,
     angles_reason,
     fits_heads,
-    keeps_form,
     on_heads,
     per_token,
     shared_reason,
@@ -74,7 +73,7 @@ def turns_pairs_of_rows(match: Match) -> str | None:
 
 def turns_complex(match: Match) -> str | None:
     """Decline unless complex angles are the same for every head, heads before tokens."""
-    return _complex_reason(match, HEADS_FIRST) or keeps_form(match)
+    return _complex_reason(match, HEADS_FIRST)
 
 
 def turns_complex_rows(match: Match) -> str | None:
@@ -176,7 +175,8 @@ def _gathered(x: Expr, cos: Expr, sin: Expr) -> Expr:
     return _halves(Call(aten.cat.default, (neighbours, -1)), cos, sin)
 
 
-def _complex(x: Expr, turns: Expr) -> Expr:
+def _complex(x: Expr, turns: Expr, shape: Expr) -> Expr:
+    x = Call(aten.reshape.default, (x, shape))
     return on_heads(x, _component(turns, 0, HEADS_FIRST), _component(turns, 1, HEADS_FIRST), interleaved=True)
 
 
@@ -232,9 +232,9 @@ def rope_of_pairs_of_rows(x: Expr, cos: Expr, sin: Expr, shape: Expr) -> Expr:
 
 
 @rewrite(_complex, where=turns_complex)
-def rope_complex(x: Expr, turns: Expr) -> Expr:
-    """Neighbouring pairs as complex numbers, heads before tokens (DeepSeek V2)."""
-    return _product(x, turns, Var("shape"))
+def rope_complex(x: Expr, turns: Expr, shape: Expr) -> Expr:
+    """Neighbouring pairs as complex numbers, heads before tokens (DeepSeek V2, whose one key head is of rows)."""
+    return _product(x, turns, shape)
 
 
 @rewrite(_complex_rows, where=turns_complex_rows)
