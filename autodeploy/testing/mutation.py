@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from autodeploy.ops import ACTIVATIONS
-from autodeploy.rewrite import AnyOf, Call, Cast, Maybe, Rule, Var
+from autodeploy.rewrite import AnyOf, Call, Cast, Computed, Expr, Maybe, Outputs, Rule, Var
+from autodeploy.rewrite.expression import COMMUTATIVE
 from autodeploy.testing.patterns import check_pattern
 from autodeploy.testing.samples import Sampler, operator_name, parameters_of, sample_inputs
 
@@ -67,7 +68,7 @@ def _types(expression: object, kind: str = "Tensor") -> Iterator[tuple[str, str]
                 yield from _types(argument, own)
         case Cast(x, _) | Maybe(x, _):
             yield from _types(x)
-        case AnyOf(items) | list(items) | tuple(items):
+        case AnyOf(items) | Outputs(items) | list(items) | tuple(items):
             for item in items:
                 yield from _types(item, kind)
 
@@ -90,13 +91,18 @@ def _changes(expression: Any, holes: Sequence[str]) -> Iterator[tuple[str, Any]]
             yield from _changes(x, holes)
         case AnyOf(choices):
             yield from _changes(choices[0], holes)
+        case Outputs(items):
+            yield "outputs reversed", Outputs(items[::-1])
+            for index, item in enumerate(items):
+                for name, changed in _changes(item, holes):
+                    yield name, Outputs((*items[:index], changed, *items[index + 1 :]))
 
 
 def _swapped(target: Any, args: Sequence[Any]) -> Iterator[tuple[str, Call]]:
-    """The call with two of its tensors in each other's place."""
+    """The call with two of its tensors in each other's place, where that makes a difference."""
     named = parameters_of(target, len(args))
     places = [index for index, (_, kind) in enumerate(named) if kind == "Tensor" and args[index] is not None]
-    for left, right in combinations(places, 2):
+    for left, right in combinations(places, 2) if target not in COMMUTATIVE else ():
         swapped = list(args)
         swapped[left], swapped[right] = args[right], args[left]
         yield f"{operator_name(target)}: {named[left][0]} <-> {named[right][0]}", Call(target, tuple(swapped))
@@ -110,7 +116,7 @@ def _argument_changes(
     match value:
         case Var(name) if kind == "Tensor":
             yield from ((f"{path} = {other}", Var(other)) for other in holes if other != name)
-        case Var():
+        case Var() | Computed():
             yield from _variable_changes(path, kind, value)
         case Call() | Cast() | Maybe() | AnyOf():
             yield from _changes(value, holes)
@@ -122,7 +128,7 @@ def _argument_changes(
             yield from _constant_changes(path, value)
 
 
-def _variable_changes(path: str, kind: str, value: Var) -> Iterator[tuple[str, Any]]:
+def _variable_changes(path: str, kind: str, value: Expr) -> Iterator[tuple[str, Any]]:
     """What is bound when the rule matches, changed by a call that only evaluating knows."""
     if kind in ("float", "number"):
         yield f"{path} x 10", Call(operator.mul, (value, 10))

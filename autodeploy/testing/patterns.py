@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autodeploy.rewrite import AnyOf, Call, Cast, Maybe, Rule, evaluate
+from autodeploy.rewrite import AnyOf, Call, Cast, Maybe, Outputs, Rule, evaluate
 from autodeploy.testing.samples import Sampler, sample_inputs
 
 TOLERANCES: Mapping[torch.dtype, float] = MappingProxyType(
@@ -69,6 +69,8 @@ def forms_of(expression: Any) -> Iterator[Any]:
             yield from (Cast(form, dtype) for form in forms_of(x))
         case Call(target, args):
             yield from (Call(target, tuple(form)) for form in _forms_of_items(args))
+        case Outputs(items):
+            yield from (Outputs(tuple(form)) for form in _forms_of_items(items))
         case list() | tuple():
             yield from map(list, _forms_of_items(expression))
         case _:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.errors import InputError
-from autodeploy.rewrite import AnyOf, Call, Cast, Maybe, Rule, Var, evaluate
+from autodeploy.rewrite import AnyOf, Call, Cast, Maybe, Outputs, Rule, Var, evaluate
 
 Sampler = Callable[[torch.dtype], Mapping[str, Any]]
 """Draws a value for each name in a pattern, tensors in the given dtype, from PyTorch's global generator."""
@@ -92,7 +92,7 @@ def _uses(expression: object, use: _Use = _ALONE) -> Iterator[tuple[str, _Use]]:
             yield from _uses(x)
         case Maybe(present, absent):
             yield from _uses([present, absent], use)
-        case AnyOf(items) | list(items) | tuple(items):
+        case AnyOf(items) | Outputs(items) | list(items) | tuple(items):
             for item in items:
                 yield from _uses(item, use)
 

@@ -9,7 +9,7 @@ import torch
 from autodeploy.patterns.activations import gated_activation
 from autodeploy.patterns.norms import layer_norm, rms_norm_of_heads, rms_norm_offset
 from autodeploy.patterns.rotary import rope
-from autodeploy.rewrite import Call, Expr, Var, cast, rewrite
+from autodeploy.rewrite import Call, Computed, Expr, Var, cast, rewrite
 from autodeploy.testing import mutants, surviving_mutants
 
 aten = torch.ops.aten
@@ -53,6 +53,22 @@ def test_constants_casts_and_lists() -> None:
     found = names(rule)
     assert {"cast left out", "activate.kind silu -> gelu", "cat.dim -1 -> 0", "mul.other 2 -> 20"} <= found
     assert "cat.tensors[1] = x" in found
+
+
+def test_outputs_and_what_is_computed_change_and_sums_stay() -> None:
+    def scaled(scale: float) -> float:
+        return scale * 2
+
+    def built(x: Expr, y: Expr, scale: Expr) -> tuple[Expr, Expr]:
+        return Call(aten.elu.default, (x, Computed(scaled, (scale,)))), x + y
+
+    @rewrite(built)
+    def rule(x: Expr, y: Expr, scale: Expr) -> tuple[Expr, Expr]:
+        return Call(aten.elu.default, (x * 1.0, scale)), y + x
+
+    found = names(rule)
+    assert {"outputs reversed", "elu.alpha x 10", "add left out", "add.other = x"} <= found
+    assert "add: self <-> other" not in found
 
 
 def test_each_mutant_differs_from_the_rule() -> None:
