@@ -21,6 +21,7 @@ from autodeploy.errors import ArtifactError
 from autodeploy.export import Traced, load_config, trace_model
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import ModelFiles, resolve
+from autodeploy.leftovers import describe
 from autodeploy.optimizer import Recipe, choose_dtype, compile_graph, resolve_settings, target_device
 from autodeploy.pipeline import PassReport
 from autodeploy.plan import Decision, Plan, recipe_decisions
@@ -141,6 +142,8 @@ def build(
     if verify:
         details["verification"] = _verify(job, traced, source, fuel, progress).as_dict()
     compiled = compile_graph(traced, job.recipe, source, job.device, fuel=fuel, observe=_reporter(progress))
+    for sentence in describe(compiled.leftovers):
+        progress.note(sentence)
     assert compiled.spec is not None, "a model of transformers has a spec"
     del traced
     gc.collect()  # the traced graph is cyclic, and would take its place in memory beside the weights
@@ -208,9 +211,12 @@ def _same(out: Path, fingerprint: str) -> Artifact | None:
         return None
     try:
         found = artifact.load(out)
+        if found.manifest.details.get("fingerprint") != fingerprint:
+            return None
+        found.check_weights()
     except ArtifactError:
         return None  # damaged, or of another format: build it again
-    return found if found.manifest.details.get("fingerprint") == fingerprint else None
+    return found
 
 
 def _identity(files: ModelFiles) -> list[Any]:

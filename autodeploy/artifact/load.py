@@ -1,8 +1,7 @@
-"""Reading an artifact. Nothing in it is executed, and every byte is checked first."""
+"""Reading an artifact. Nothing in it is executed, and every byte is checked before it is used."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,17 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from autodeploy.artifact.graph_io import graph_from_data
-from autodeploy.artifact.manifest import MANIFEST, Manifest, read_manifest
+from autodeploy.artifact.manifest import MANIFEST, FileEntry, Manifest, read_manifest
+from autodeploy.artifact.weights import check_files, describe_weights, map_weights, stream_weights
 from autodeploy.errors import ArtifactError, nearest
-from autodeploy.weights.source import PICKLES, SafetensorsSource
+from autodeploy.weights.source import PICKLES
 
 ENGINES = (".engine", ".plan")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact on disk, whose files have been checked."""
+    """An artifact on disk, whose files have been checked; its weights are when they are read."""
 
     path: Path
     manifest: Manifest
@@ -61,17 +61,28 @@ class Artifact:
         graphs = self._graphs()
         if name not in graphs:
             raise ArtifactError(f"{self.path} holds no graph {name!r}; {nearest(name, graphs)}")
-        weights = {key: tensor.to("meta") for key, tensor in self.read_weights().items()}
+        weights = self._tied(describe_weights(self._weight_files))
         return graph_from_data(graphs[name], weights, self.manifest.plugins)
+
+    def check_weights(self) -> None:
+        """Raise ArtifactError for a weight file whose content is not what the manifest says."""
+        check_files(self._weight_files)
 
     def read_weights(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Every weight on `device`, tied ones sharing their storage. On the CPU they are mapped from the files.
 
-        Do not write to them.
+        Do not write to them. Raises ArtifactError for a file whose content is not what the manifest says.
         """
-        files = [self.path / name for name in self.manifest.files if name.endswith(".safetensors")]
-        source = SafetensorsSource(files)
-        tensors = {key: source.read(key).to(device) for key in source.keys()}  # noqa: SIM118 (it is not a mapping)
+        device = torch.device(device)
+        if device.type == "cuda":
+            return self._tied(stream_weights(self._weight_files, device))
+        return self._tied(map_weights(self._weight_files))
+
+    @property
+    def _weight_files(self) -> dict[Path, FileEntry]:
+        return {self.path / name: entry for name, entry in self.manifest.files.items() if _holds_weights(name)}
+
+    def _tied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for alias, owner in self.manifest.ties.items():
             if owner not in tensors:
                 raise ArtifactError(f"{self.path / MANIFEST} ties {alias!r} to {owner!r}, which is not stored")
@@ -99,6 +110,8 @@ class Artifact:
 
 def load(path: Path, *, allow_engines: bool = False) -> Artifact:
     """Open the artifact in the folder `path`, once every file's size and hash are seen to be right.
+
+    The hashes of weights wait until they are read, or `Artifact.check_weights` is called: they take seconds.
 
     Refused, with an ArtifactError that names the file: a pickle, a file that the manifest does not list, a link, and an
     engine of another runtime unless `allow_engines`, because loading one runs code of whoever built it.
@@ -132,7 +145,9 @@ def _check_bytes(name: str, file: Path, manifest: Manifest) -> None:
     size = file.stat().st_size
     if size != expected.size:
         raise ArtifactError(f"{file} is damaged: it has {size} bytes and {MANIFEST} says {expected.size}")
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    if digest != expected.sha256:
-        raise ArtifactError(f"{file} is damaged or edited: its hash is not the one in {MANIFEST}")
+    if not _holds_weights(name):
+        check_files({file: expected})
+
+
+def _holds_weights(name: str) -> bool:
+    return name.endswith(".safetensors")

@@ -29,7 +29,18 @@ def test_an_edited_file_is_named(saved: Artifact, name: str) -> None:
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(ArtifactError, match=rf"{name} is damaged or edited"):
-        artifact.load(saved.path)
+        artifact.load(saved.path).read_weights()
+
+
+def test_weights_can_be_checked_without_being_read(saved: Artifact) -> None:
+    saved.check_weights()
+    file = saved.path / "weights-00001.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    opened = artifact.load(saved.path)
+    with pytest.raises(ArtifactError, match=r"weights-00001\.safetensors is damaged or edited"):
+        opened.check_weights()
 
 
 def test_truncated_weights_are_named(saved: Artifact) -> None:
