@@ -7,7 +7,9 @@ from typing import ClassVar
 from torch.fx import GraphModule
 
 from autodeploy.patterns.rotary import ROTARY
-from autodeploy.patterns.rotary_parts import PARTIAL_ROTARY, ROTARY_PARTS
+from autodeploy.patterns.rotary_partial import PARTIAL_ROTARY
+from autodeploy.patterns.rotary_parts import ROTARY_PARTS
+from autodeploy.patterns.rotary_rows import ROTARY_ROWS
 from autodeploy.pipeline import Context, Pass, Stage
 
 
@@ -21,4 +23,4 @@ class CanonicalizeRotary(Pass):
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
         """Apply the patterns for whole heads and their parts, then those for partly rotated ones."""
-        return ctx.rewrite(gm, (*ROTARY, *ROTARY_PARTS)) + ctx.rewrite(gm, PARTIAL_ROTARY)
+        return ctx.rewrite(gm, (*ROTARY, *ROTARY_PARTS, *ROTARY_ROWS)) + ctx.rewrite(gm, PARTIAL_ROTARY)

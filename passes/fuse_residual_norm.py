@@ -10,14 +10,14 @@ from typing import ClassVar
 import torch
 from torch.fx import GraphModule, Node
 
-from autodeploy.graph.nodes import calls_of, insert_call, is_call, value
+from autodeploy.graph.nodes import Target, calls_of, insert_call, is_call, value
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite import Miss
 from autodeploy.rewrite.apply import erase_unused
 
 ops = torch.ops.autodeploy
 add_op = torch.ops.aten.add.Tensor
-_OF_SUM: Mapping[object, torch._ops.OpOverload] = MappingProxyType(
+_OF_SUM: Mapping[Target, torch._ops.OpOverload] = MappingProxyType(
     {ops.rms_norm.default: ops.add_rms_norm.default, ops.layer_norm.default: ops.add_layer_norm.default}
 )
 
@@ -58,6 +58,7 @@ def _declines(total: Node, norm: Node) -> str | None:
 
 def _fuse(total: Node, norm: Node) -> None:
     graph, x, residual = norm.graph, *total.args
+    assert callable(norm.target)
     with graph.inserting_before(norm):
         both = insert_call(graph, _OF_SUM[norm.target], (x, residual, *norm.args[1:]), norm.kwargs)
         normed, summed = (insert_call(graph, operator.getitem, (both, index)) for index in range(2))

@@ -7,14 +7,16 @@ import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
 from autodeploy.patterns.activations import ACTIVATIONS, GATED
 from autodeploy.patterns.attention import ATTENTIONS
 from autodeploy.patterns.convolutions import CONVOLUTION_ACTIVATIONS
-from autodeploy.patterns.heads import HEADS
 from autodeploy.patterns.gathered_weights import GATHERED_WEIGHTS
+from autodeploy.patterns.heads import HEADS
 from autodeploy.patterns.linears import ACTIVATED, BIASES, LINEARS
 from autodeploy.patterns.logits import LOGITS
 from autodeploy.patterns.matmuls import MATMULS
 from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
 from autodeploy.patterns.rotary import ROTARY
-from autodeploy.patterns.rotary_parts import PARTIAL_ROTARY, ROTARY_PARTS
+from autodeploy.patterns.rotary_partial import PARTIAL_ROTARY
+from autodeploy.patterns.rotary_parts import ROTARY_PARTS
+from autodeploy.patterns.rotary_rows import ROTARY_ROWS
 from autodeploy.patterns.scores import SCORES
 
 PATTERNS = (
@@ -25,6 +27,7 @@ PATTERNS = (
     *HEAD_NORMS,
     *ROTARY,
     *ROTARY_PARTS,
+    *ROTARY_ROWS,
     *PARTIAL_ROTARY,
     *MATMULS,
     *SCORES,

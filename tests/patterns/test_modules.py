@@ -20,11 +20,13 @@ from autodeploy.patterns.linears import ACTIVATED, BIASES, LINEARS
 from autodeploy.patterns.logits import LOGITS
 from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
 from autodeploy.patterns.rotary import ROTARY
-from autodeploy.patterns.rotary_parts import PARTIAL_ROTARY, ROTARY_PARTS
+from autodeploy.patterns.rotary_partial import PARTIAL_ROTARY
+from autodeploy.patterns.rotary_parts import ROTARY_PARTS
+from autodeploy.patterns.rotary_rows import ROTARY_ROWS
 from autodeploy.rewrite import apply_rules
 from tests.graphs import clean, trace
 
-ROPES = (*ROTARY, *ROTARY_PARTS)
+ROPES = (*ROTARY, *ROTARY_PARTS, *ROTARY_ROWS)
 GROUPS = (
     LINEARS,
     BIASES,

@@ -1,0 +1,120 @@
+"""Sums with a residual join the norm of them, and projections are seen whichever way their weight is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional
+
+from autodeploy.export import trace_module
+from autodeploy.graph.attributes import set_attribute
+from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
+from autodeploy.passes.canonicalize_norms import CanonicalizeNorms
+from autodeploy.passes.clean_graph import CleanGraph
+from autodeploy.passes.fuse_residual_norm import FuseResidualNorm
+from autodeploy.pipeline import Context, PassReport, run_passes
+from autodeploy.weights import MemorySource, WeightPlan
+from tests.graphs import targets
+
+PASSES = (CleanGraph(), CanonicalizeLinears(), CanonicalizeNorms(), FuseResidualNorm())
+WIDTH = 8
+Function = Callable[["Rows", Tensor, Tensor], Tensor]
+
+
+class Rows(nn.Module):
+    """A function of some rows and a residual, with weights at hand."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.function = function
+        self.scale, self.shift = nn.Parameter(torch.randn(WIDTH)), nn.Parameter(torch.randn(WIDTH))
+        self.matrix = nn.Parameter(torch.randn(WIDTH, WIDTH + 1))
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.function(self, x, residual)
+
+    def rms(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, (WIDTH,), self.scale)
+
+    def layer(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, (WIDTH,), self.scale, self.shift)
+
+
+def optimized(function: Function) -> tuple[GraphModule, dict[str, PassReport]]:
+    """The graph after `PASSES`, which was held to compute what the function does."""
+    module, inputs = Rows(function).eval(), (torch.randn(1, 5, WIDTH), torch.randn(1, 5, WIDTH))
+    traced = trace_module(module, *inputs)
+    weights = WeightPlan()
+    for name, tensor in traced.constants.items():
+        weights.add_constant(name, tensor)
+    weights.prune(traced.graph_module)
+    ctx = Context(traced.config, weights, torch.device("cpu"))
+    reports = run_passes(traced.graph_module, PASSES, ctx)
+    for name, tensor in ctx.weights.read(MemorySource({})).items():
+        set_attribute(traced.graph_module, name, tensor)
+    fresh = [torch.randn_like(one) for one in inputs]
+    torch.testing.assert_close(traced.graph_module(*fresh), module(*fresh), rtol=1e-5, atol=1e-5)
+    return traced.graph_module, {report.name: report for report in reports}
+
+
+def normed_and_summed(w: Rows, x: Tensor, residual: Tensor) -> Tensor:
+    total = residual + x
+    return w.rms(total) + total
+
+
+def normed_twice(w: Rows, x: Tensor, residual: Tensor) -> Tensor:
+    total = residual + x
+    return w.layer(total) * w.rms(total)
+
+
+@pytest.mark.parametrize(
+    ("function", "operator"),
+    [
+        (normed_and_summed, "autodeploy.add_rms_norm.default"),
+        (normed_twice, "autodeploy.add_layer_norm.default"),
+        (lambda w, x, residual: w.layer(x + residual), "autodeploy.add_layer_norm.default"),
+    ],
+)
+def test_a_sum_joins_its_norm(function: Function, operator: str) -> None:
+    gm, reports = optimized(function)
+    assert targets(gm).count(operator) == reports["fuse_residual_norm"].matches == 1
+
+
+def read_before(w: Rows, x: Tensor, residual: Tensor) -> Tensor:
+    total = x + residual
+    return total.sin() + w.rms(total)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (read_before, "reads the sum before the norm"),
+        (lambda w, x, residual: w.rms(x * 2 + residual[:, :, :1]), "adds tensors of different shapes or dtypes"),
+        (lambda w, x, residual: w.rms(x + 1.0) + residual, "is no plain sum of two tensors"),
+        (lambda w, x, residual: w.rms(torch.add(x, residual, alpha=2)), "is no plain sum of two tensors"),
+    ],
+)
+def test_another_sum_does_not_and_says_why(function: Function, reason: str) -> None:
+    gm, reports = optimized(function)
+    assert not [name for name in targets(gm) if name.startswith("autodeploy.add_")]
+    (miss,) = reports["fuse_residual_norm"].misses
+    assert reason in miss.reason
+
+
+@pytest.mark.parametrize(
+    ("function", "matches"),
+    [
+        (lambda w, x, residual: (x + residual) @ w.matrix, 1),
+        (lambda w, x, residual: torch.matmul(x - residual, w.matrix) + w.matrix[0], 2),  # the bias is another
+    ],
+)
+def test_a_stored_weight_is_turned(function: Function, matches: int) -> None:
+    gm, reports = optimized(function)
+    assert targets(gm).count("autodeploy.linear.default") == 1
+    assert reports["canonicalize_linears"].matches == matches
+    assert "aten.matmul.default" not in targets(gm)
