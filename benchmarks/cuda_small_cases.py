@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -68,7 +68,7 @@ def _rope(m: int) -> Case:
     return Case("rope", f"{m}x{HEADS}x{WIDTH}", variants, size)
 
 
-def _both(ours: object, theirs: object, sets: list[tuple[Tensor, ...]]) -> list[Variant]:
+def _both(ours: object, theirs: object, sets: Sequence[tuple[Tensor, ...]]) -> list[Variant]:
     assert callable(ours)
     assert callable(theirs)
     return [Variant(name, [partial(run, *one) for one in sets]) for name, run in (("triton", ours), ("torch", theirs))]

@@ -25,12 +25,12 @@ def test_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
 
 
 @device_test
-@pytest.mark.parametrize("m", [1, 5])
+@pytest.mark.parametrize(("m", "matrix_units"), [(1, False), (1, True), (5, True)])
 @pytest.mark.parametrize("split", [2, 3, 7])
-def test_split_rows(m: int, split: int) -> None:
+def test_split_rows(m: int, matrix_units: bool, split: int) -> None:
     """Shares of a row that are unequal, and some that are empty."""
     x, weight, bias = (draw(*size, dtype=torch.float32) for size in ((m, 96), (33, 96), (33,)))
-    out = linear.run(x, weight, bias, linear.SkinnyConfig(16, 32, split_k=split))
+    out = linear.run(x, weight, bias, linear.SkinnyConfig(16, 32, split_k=split, matrix_units=matrix_units))
     close(out, x.double() @ weight.double().T + bias.double())
 
 
@@ -48,3 +48,5 @@ def test_many_rows_are_for_pytorch() -> None:
     assert torch.equal(linear.linear(x, weight), x)
     with pytest.raises(ValueError, match="65 rows are more than the 64"):
         linear.run(x, weight, None, linear.SkinnyConfig(16, 32))
+    with pytest.raises(ValueError, match="2 rows are more than the 1"):
+        linear.run(x[:2], weight, None, linear.VECTOR)

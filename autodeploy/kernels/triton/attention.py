@@ -10,6 +10,7 @@ from torch import Tensor
 
 from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import DecodeConfig, decode
+from autodeploy.kernels.triton.launch import shared_memory
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.prefill import PrefillConfig, prefill
 from autodeploy.kernels.triton.rows import dense
@@ -20,16 +21,19 @@ def _dense_rows(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()
 
 
-def decode_config(width: int, element_size: int) -> DecodeConfig:
-    """What fits for heads of a width (padded to a power of two) and elements of a size in bytes."""
-    return DecodeConfig(block_keys=64 if width * element_size <= 256 else 32)
+def decode_config(width: int, element_size: int, pairs: int) -> DecodeConfig:
+    """What is fast for heads of a width (the larger of keys' and values'), elements of a size in bytes, and a number of
+    pairs of row and key-value head: many small programs hide more of each other's waiting."""
+    if width * element_size > 256:
+        return DecodeConfig(block_keys=32)
+    return DecodeConfig(num_warps=2 if pairs >= 256 else 4)
 
 
-def prefill_config(width: int, element_size: int) -> PrefillConfig:
-    """What fits for heads of a width (padded to a power of two) and elements of a size in bytes."""
-    if width * element_size <= 256:
-        return PrefillConfig()
-    return PrefillConfig(block_rows=64, block_keys=32, num_warps=4)
+def prefill_config(width: int, element_size: int, shared: int) -> PrefillConfig:
+    """What is fast for such heads where a program can have so many bytes of shared memory."""
+    if width * element_size > 256:
+        return PrefillConfig(block_rows=64, block_keys=32, num_warps=4, num_stages=2)
+    return PrefillConfig() if shared >= 160 << 10 else PrefillConfig(block_rows=64, num_warps=4, num_stages=2)
 
 
 def paged_attention(
@@ -60,8 +64,8 @@ def paged_attention(
     paged = Paged(key_pages, value_pages, query_start, context_len, page_table)
     scoring = Scoring(scale, window, softcap, dense(sinks), dense(alibi_slopes))
     mixed = rows > context_len.shape[0]
-    config = decode_config(width, q.element_size())
+    config = decode_config(width, q.element_size(), rows * k.shape[1])
     decode(q, paged, scoring, out, counters, config, by_request=mixed)
     if mixed:
-        prefill(q, paged, scoring, out, prefill_config(width, q.element_size()))
+        prefill(q, paged, scoring, out, prefill_config(width, q.element_size(), shared_memory(q.device)))
     return out

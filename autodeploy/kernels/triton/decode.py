@@ -29,7 +29,7 @@ class DecodeConfig:
 
     block_keys: int = 64
     shares: int = 0
-    least_keys: int = 256
+    least_keys: int = 128
     num_warps: int = 4
     num_stages: int = 3
 
@@ -41,18 +41,15 @@ def num_shares(rows: int, kv_heads: int, max_context: int, least_keys: int, proc
 
 
 @triton.jit
-def _find_request(query_start, row, requests):
-    """The request that owns a row: in a decode step the one of the same number, otherwise by bisection."""
-    guess = tl.minimum(row, requests - 1)
-    low = guess
-    if (tl.load(query_start + guess) > row) | (tl.load(query_start + guess + 1) <= row):
-        low, high = guess * 0, guess * 0 + requests
-        while low < high:
-            middle = (low + high) // 2
-            if tl.load(query_start + middle + 1) <= row:
-                low = middle + 1
-            else:
-                high = middle
+def _owner(query_start, row, requests):
+    """The request that owns a row, by bisection."""
+    low, high = requests * 0, requests
+    while low < high:
+        middle = (low + high) // 2
+        if tl.load(query_start + middle + 1) <= row:
+            low = middle + 1
+        else:
+            high = middle
     return low
 
 
@@ -98,19 +95,24 @@ def _decode_kernel(
     await_inputs(overlapped)
     kv_head = tl.program_id(1)
     share = tl.program_id(2)
+    request = tl.minimum(tl.program_id(0), requests - 1)  # of a decode step, row i is request i's
+    begin = tl.load(query_start + request)  # these loads do not wait for each other
+    end = tl.load(query_start + request + 1)
+    context = tl.load(context_len + request)
+    rows = tl.load(query_start + requests)
     if by_request:  # requests of several rows are left to the prefill kernel
-        request = tl.program_id(0)
-        row = tl.load(query_start + request)
-        end = tl.load(query_start + request + 1)
-        if end - row != 1:
+        row = begin
+        if end - begin != 1:
             return
     else:
         row = tl.program_id(0)
-        if row >= tl.load(query_start + requests):
+        if row >= rows:
             return
-        request = _find_request(query_start, row, requests)
-        end = tl.load(query_start + request + 1)
-    position = tl.load(context_len + request) - end + row
+        if (row < begin) | (row >= end):
+            request = _owner(query_start, row, requests)
+            end = tl.load(query_start + request + 1)
+            context = tl.load(context_len + request)
+    position = context - end + row
     stop = position + 1
     oldest = stop * 0
     if has_window:

@@ -34,19 +34,19 @@ def weight_of(distance):
 @triton.jit
 def measure(distances, length, reach, BLOCK: tl.constexpr):  # noqa: N803
     """Of the tokens up to the distance `reach`: their number, their weight, the farthest; the nearest of the others."""
-    count = length * 0
-    weight = tl.cast(length * 0, tl.float64)
-    last = tl.cast(length * 0, tl.float32)
-    following = tl.cast(length * 0, tl.float32) + FAR
-    for start in range(0, length, BLOCK):
+    counts = tl.zeros((BLOCK,), tl.int32)
+    weights = tl.zeros((BLOCK,), tl.float64)
+    lasts = tl.zeros((BLOCK,), tl.float32)
+    followings = tl.full((BLOCK,), FAR, tl.float32)
+    for start in range(0, length, BLOCK):  # what threads share is reduced once, at the end
         at = start + tl.arange(0, BLOCK)
         distance = tl.load(distances + at, mask=at < length, other=float("inf"))
         near = distance <= reach
-        count += tl.sum(near.to(tl.int32), axis=0)
-        weight += tl.sum(tl.where(near, weight_of(distance), 0.0), axis=0)
-        last = tl.maximum(last, tl.max(tl.where(near, distance, 0.0), axis=0))
-        following = tl.minimum(following, tl.min(tl.where(near, FAR, distance), axis=0))
-    return count, weight, last, following
+        counts += near.to(tl.int32)
+        weights += tl.where(near, weight_of(distance), 0.0)
+        lasts = tl.where(near, tl.maximum(lasts, distance), lasts)
+        followings = tl.where(near, followings, tl.minimum(followings, distance))
+    return tl.sum(counts, axis=0), tl.sum(weights, axis=0), tl.max(lasts, axis=0), tl.min(followings, axis=0)
 
 
 @triton.jit
@@ -109,21 +109,26 @@ def draw_in_id_order(distances, length, farthest, draw, BLOCK: tl.constexpr):  #
     """Where `draw` of the row's weight falls when tokens are cumulated by their ids."""
     total = measure(distances, length, farthest, BLOCK)[1]
     target = draw * total
-    passed = tl.cast(length * 0, tl.float64)
-    token = length * 0
-    waiting = length > 0
-    for start in range(0, length, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        distance = tl.load(distances + at, mask=at < length, other=float("inf"))
-        weight = tl.where(distance <= farthest, weight_of(distance), 0.0)
-        if waiting:
-            cumulated = passed + tl.cumsum(weight, axis=0)
-            beyond = tl.min(tl.where((cumulated > target) & (weight > 0.0), at, length), axis=0)
-            last = tl.max(tl.where(weight > 0.0, at, 0), axis=0)
-            waiting = beyond >= length
-            token = tl.where(waiting, tl.maximum(token, last), beyond)  # rounding may leave nothing beyond
-            passed += tl.sum(weight, axis=0)
-    return token
+    before = tl.cast(length * 0, tl.float64)
+    block = length * 0
+    block_weight = tl.sum(_weights_at(distances, block, length, farthest, BLOCK), axis=0)
+    while (before + block_weight <= target) & (block + BLOCK < length):
+        before += block_weight
+        block += BLOCK
+        block_weight = tl.sum(_weights_at(distances, block, length, farthest, BLOCK), axis=0)
+    weights = _weights_at(distances, block, length, farthest, BLOCK)
+    at = block + tl.arange(0, BLOCK)
+    drawable = weights > 0.0
+    beyond = tl.min(tl.where((before + tl.cumsum(weights, axis=0) > target) & drawable, at, length), axis=0)
+    last = tl.max(tl.where(drawable, at, 0), axis=0)
+    return tl.where(beyond < length, beyond, last)  # rounding may leave nothing beyond
+
+
+@triton.jit
+def _weights_at(distances, start, length, farthest, BLOCK: tl.constexpr):  # noqa: N803
+    at = start + tl.arange(0, BLOCK)
+    distance = tl.load(distances + at, mask=at < length, other=float("inf"))
+    return tl.where(distance <= farthest, weight_of(distance), 0.0)
 
 
 @triton.jit

@@ -34,23 +34,17 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
+@cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program can have; plenty in the interpreter."""
+    if device.type != "cuda":
+        return 1 << 30
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)  # type: ignore[attr-defined]
+
+
 @triton.jit
 def await_inputs(overlapped: tl.constexpr) -> None:
     """Let the next kernel start as soon as there is room; wait until the kernels before this one are done."""
     if overlapped:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-def prefetch(pointers, overlapped: tl.constexpr) -> None:
-    """Ask for the cache lines of `pointers`, which no kernel writes, before `await_inputs`."""
-    if overlapped:
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
-            "=r,l",
-            [pointers.to(tl.int64)],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )

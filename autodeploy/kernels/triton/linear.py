@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from autodeploy.kernels.triton.launch import overlap
+from autodeploy.kernels.triton.launch import overlap, shared_memory
 from autodeploy.kernels.triton.skinny import add_shares_kernel, matvec_kernel, skinny_kernel
 
 MAX_ROWS = 64
@@ -17,47 +17,74 @@ MAX_ROWS = 64
 
 @dataclass(frozen=True)
 class SkinnyConfig:
-    """How the work of one matmul is cut: rows of the weight a program, columns a turn, programs that share a row."""
+    """How the work of one matmul is cut: rows of the weight a program, columns a turn, programs that share a row.
+
+    Without `matrix_units`, which is for one row of x only, it is a matrix-vector product on the ordinary units.
+    """
 
     block_n: int
     block_k: int
     split_k: int = 1
     num_warps: int = 4
-    num_stages: int = 1
+    num_stages: int = 4
+    matrix_units: bool = True
+
+    def shared_bytes(self, m: int, dtype: torch.dtype) -> int:
+        """The shared memory of a program for m rows: the tiles on their way."""
+        if not self.matrix_units:
+            return 0
+        return self.num_stages * self.block_k * (self.block_n + _block_m(m)) * dtype.itemsize
 
 
+VECTOR = SkinnyConfig(2, 4096, num_stages=1, matrix_units=False)
 ONE_ROW = (
-    SkinnyConfig(1, 4096, num_warps=4),
-    SkinnyConfig(2, 2048, num_warps=4),
-    SkinnyConfig(4, 1024, num_warps=4),
-    SkinnyConfig(1, 2048, num_warps=2),
+    SkinnyConfig(64, 128, split_k=2, num_stages=6),
+    SkinnyConfig(64, 128, split_k=4),
+    SkinnyConfig(64, 128, num_stages=8),
+    SkinnyConfig(1, 2048, num_warps=2, num_stages=1, matrix_units=False),
 )
 FEW_ROWS = (
-    SkinnyConfig(16, 256, num_warps=4, num_stages=5),
-    SkinnyConfig(32, 256, num_warps=4, num_stages=4),
-    SkinnyConfig(64, 128, num_warps=4, num_stages=5),
-    SkinnyConfig(64, 128, split_k=4, num_warps=4, num_stages=5),
+    SkinnyConfig(64, 128, split_k=2),
+    SkinnyConfig(64, 128, split_k=2, num_stages=6),
+    SkinnyConfig(64, 128, split_k=4),
+    SkinnyConfig(64, 128, num_stages=6),
+    SkinnyConfig(64, 128),
+    SkinnyConfig(128, 128),
+    SkinnyConfig(128, 128, split_k=2),
 )
+SMALL = SkinnyConfig(64, 64, num_stages=3)
+"""Fits where shared memory is short."""
+WIDE = 6144
+"""From so many rows of the weight on, a weight occupies an H200 without its rows being shared."""
+
+
+def _block_m(m: int) -> int:
+    return max(16, int(triton.next_power_of_2(m)))
 
 
 def candidates(m: int, n: int, k: int, dtype: torch.dtype) -> tuple[SkinnyConfig, ...]:
     """The configurations worth timing for m rows of a `[n, k]` weight, best guess first; none past MAX_ROWS rows."""
     if m > MAX_ROWS:
         return ()
-    bound = triton.next_power_of_2(k)
-    fitting = (replace(one, block_k=min(one.block_k, max(bound, 16))) for one in (ONE_ROW if m == 1 else FEW_ROWS))
-    if dtype == torch.float32 and m > 1:  # twice the bytes in shared memory
-        fitting = (replace(one, block_k=max(one.block_k // 2, 16)) for one in fitting)
+    configs: tuple[SkinnyConfig, ...]
+    if m == 1:
+        configs = (VECTOR, *ONE_ROW) if n >= WIDE else (ONE_ROW[0], VECTOR, *ONE_ROW[1:])
+    else:
+        configs = tuple(sorted(FEW_ROWS, key=lambda config: (config.split_k > 1) == (n >= 2 * WIDE)))
+    bound = max(triton.next_power_of_2(k), 16)
+    narrower = 2 if dtype == torch.float32 and m > 1 else 1  # it has twice the bytes
+    fitting = (replace(one, block_k=min(one.block_k // narrower, bound)) for one in (*configs, SMALL))
     return tuple(dict.fromkeys(fitting))
 
 
 def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: SkinnyConfig) -> Tensor:
-    """`ops.linear` of up to MAX_ROWS rows in a given configuration. Raises ValueError for more rows."""
+    """`ops.linear` of up to MAX_ROWS rows (one without matrix units) in a configuration; ValueError for more."""
     k, n = x.shape[-1], weight.shape[0]
     rows = x.reshape(-1, k)
     m = rows.shape[0]
-    if m > MAX_ROWS:
-        raise ValueError(f"{m} rows are more than the {MAX_ROWS} that a skinny matmul takes")
+    most = MAX_ROWS if config.matrix_units else 1
+    if m > most:
+        raise ValueError(f"{m} rows are more than the {most} that a skinny matmul takes")
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
@@ -75,15 +102,10 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: SkinnyConfig) ->
     }
     grid = (triton.cdiv(n, config.block_n), split)
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
-    if m == 1:
-        ahead = min(triton.next_power_of_2(triton.cdiv(k, split)), 16384)
-        matvec_kernel[grid](rows, weight, bias, shares, n, k, AHEAD=ahead, **options)
+    if not config.matrix_units:
+        matvec_kernel[grid](rows, weight, bias, shares, n, k, **options)
     else:
-        block_m = max(16, triton.next_power_of_2(m))
-        ahead = config.block_k * triton.next_power_of_2(config.num_stages)
-        skinny_kernel[grid](
-            rows, weight, bias, shares, m, n, k, rows.stride(0), BLOCK_M=block_m, AHEAD=ahead, **options
-        )
+        skinny_kernel[grid](rows, weight, bias, shares, m, n, k, rows.stride(0), BLOCK_M=_block_m(m), **options)
     if split > 1:
         block = 1024
         add_shares_kernel[(triton.cdiv(m * n, block),)](
@@ -102,7 +124,10 @@ def bind(config: SkinnyConfig) -> Callable[..., Tensor]:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`ops.linear`: the first of the candidates up to MAX_ROWS rows, PyTorch's own matmul past them."""
+    """`ops.linear`: the first candidate that fits up to MAX_ROWS rows, PyTorch's own matmul past them."""
     k = x.shape[-1]
-    configs = candidates(x.numel() // k, weight.shape[0], k, x.dtype)
-    return run(x, weight, bias, configs[0]) if configs else torch.nn.functional.linear(x, weight, bias)
+    m = x.numel() // k
+    for config in candidates(m, weight.shape[0], k, x.dtype):
+        if config.shared_bytes(m, x.dtype) <= shared_memory(x.device):
+            return run(x, weight, bias, config)
+    return torch.nn.functional.linear(x, weight, bias)

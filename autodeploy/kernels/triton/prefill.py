@@ -22,10 +22,10 @@ from autodeploy.kernels.triton.scores import bend, key_rows
 class PrefillConfig:
     """Query rows (of all heads that share keys) a program, and keys a turn."""
 
-    block_rows: int = 128
+    block_rows: int = 256
     block_keys: int = 64
     num_warps: int = 8
-    num_stages: int = 2
+    num_stages: int = 3
 
 
 @triton.jit

@@ -146,15 +146,16 @@ def _choose_kernel(
         if tl.load(temperature + row) >= GREEDY_BELOW:
             distances = adjusted + row * vocab_size
             least = tl.load(min_p + row)
-            farthest = top * 0.0
+            farthests = tl.zeros((BLOCK,), tl.float32)
             for start in range(0, vocab_size, BLOCK):
                 at = start + tl.arange(0, BLOCK)
                 logit = tl.load(distances + at, mask=at < vocab_size, other=float("-inf"))
                 weight = tl.exp2((logit - top) * LOG2_E)
                 drawable = (weight > 0.0) & (weight >= least)
                 distance = tl.where(drawable, top - logit, float("inf"))
-                farthest = tl.maximum(farthest, tl.max(tl.where(drawable, distance, 0.0), axis=0))
+                farthests = tl.where(drawable, tl.maximum(farthests, distance), farthests)
                 tl.store(distances + at, distance, mask=at < vocab_size)
+            farthest = tl.max(farthests, axis=0)
             tl.debug_barrier()  # other threads read what these wrote
             draw = uniform_draw(tl.load(keys + row), tl.load(positions + row))
             k = tl.load(top_k + row)

@@ -11,19 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from autodeploy.kernels.triton.launch import await_inputs, prefetch
-
-LINE = tl.constexpr(128)  # bytes that the memory is asked for at once
-
-
-@triton.jit
-def _prefetch_rows(weight, row, first, stop, n, k, WIDTH: tl.constexpr, overlapped: tl.constexpr) -> None:  # noqa: N803
-    """Ask for columns `first` to `first + WIDTH` of some rows of the weight."""
-    size: tl.constexpr = LINE // (weight.dtype.element_ty.primitive_bitwidth // 8)
-    if size <= WIDTH:
-        column = first + tl.arange(0, WIDTH // size) * size
-        at = tl.minimum(row, n - 1).to(tl.int64)[:, None] * k + tl.minimum(column, stop - 1)[None, :]
-        prefetch(weight + at, overlapped)
+from autodeploy.kernels.triton.launch import await_inputs
 
 
 @triton.jit
@@ -40,14 +28,12 @@ def matvec_kernel(
     BLOCK_K: tl.constexpr,  # noqa: N803
     SPLIT_K: tl.constexpr,  # noqa: N803
     STAGES: tl.constexpr,  # noqa: N803
-    AHEAD: tl.constexpr,  # noqa: N803
 ) -> None:
     """`weight @ x` for one row x; with SPLIT_K, program (i, s) writes its float32 share to `out[s]`."""
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     share = tl.cdiv(tl.cdiv(k, SPLIT_K), BLOCK_K) * BLOCK_K
     first = tl.program_id(1) * share
     stop = tl.minimum(first + share, k)
-    _prefetch_rows(weight, row, first, stop, n, k, AHEAD, overlapped)
     await_inputs(overlapped)
     known = row < n
     from_rows = weight + row.to(tl.int64)[:, None] * k
@@ -86,14 +72,12 @@ def skinny_kernel(
     BLOCK_K: tl.constexpr,  # noqa: N803
     SPLIT_K: tl.constexpr,  # noqa: N803
     STAGES: tl.constexpr,  # noqa: N803
-    AHEAD: tl.constexpr,  # noqa: N803
 ) -> None:
     """`x @ weight.T` for up to BLOCK_M rows; with SPLIT_K, program (i, s) writes its float32 share to `out[s]`."""
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     share = tl.cdiv(tl.cdiv(k, SPLIT_K), BLOCK_K) * BLOCK_K
     first = tl.program_id(1) * share
     stop = tl.minimum(first + share, k)
-    _prefetch_rows(weight, row, first, stop, n, k, AHEAD, overlapped)
     await_inputs(overlapped)
     known = row < n
     token = tl.arange(0, BLOCK_M)
