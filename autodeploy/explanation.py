@@ -12,6 +12,7 @@ from autodeploy.errors import AutodeployError, InputError, nearest
 from autodeploy.export import load_config, trace_model
 from autodeploy.hardware import choose_gpu
 from autodeploy.hub import resolve
+from autodeploy.leftovers import describe
 from autodeploy.optimizer import choose_dtype, compile_graph, resolve_settings, target_device
 from autodeploy.pipeline import PassReport
 from autodeploy.progress import NullProgress, Progress, stage
@@ -68,17 +69,17 @@ def explain_pattern(
     with stage(progress, "export"):
         traced = trace_model(config, choose_dtype(dtype, choice, config)[0])
     reports: list[PassReport] = []
-    failed = ""
     with stage(progress, "passes"):
         try:
             source, device = RandomSource.of(traced.model), target_device(choice)
-            compile_graph(traced, resolved, source, device, observe=reports.append)
+            notes = describe(compile_graph(traced, resolved, source, device, observe=reports.append).leftovers)
         except AutodeployError as error:
             if not any(name in report.rules for report in reports):
                 raise
-            failed = f"the passes stop later: {error}"
+            notes = [f"the passes stop later: {error}"]
     tried = [report for report in reports if name in report.rules]
-    notes = (failed, "" if tried else f"no pass of the recipe applies {name}")
+    if not tried:
+        notes.append(f"no pass of the recipe applies {name}")
     return PatternExplanation(
         model=model,
         pattern=name,
@@ -86,5 +87,5 @@ def explain_pattern(
         passes=tuple(dict.fromkeys(report.name for report in tried)),
         places=tuple(place for report in tried for place in report.places if place.rule == name),
         misses=tuple(miss for report in tried for miss in report.misses if miss.rule == name),
-        notes=tuple(filter(None, notes)),
+        notes=tuple(notes),
     )

@@ -26,6 +26,7 @@ from autodeploy.program import Program, ProgramSpec, cache_specs
 from autodeploy.recipe import Target
 from autodeploy.resolution import ResolvedRecipe
 from autodeploy.resolution import resolve as resolve_recipe
+from autodeploy.rewrite import Place
 from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.runtime.tokenizer import Tokenizer
 from autodeploy.verify import Verification
@@ -49,6 +50,8 @@ class Compiled:
     recipe: Recipe
     spec: ProgramSpec | None
     """What the runtime must know; None for a module that is no causal language model."""
+    leftovers: tuple[Place, ...]
+    """What CANONICALIZE left in primitive form, in a model that no recipe lists."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +190,10 @@ def compile_graph(
 ) -> Compiled:
     """Run the passes of `recipe` on a copy of the traced graph. The result does not hold on to `traced`."""
     graph_module, context = prepare(traced, source, device, kernel_table(device), fuel)
-    history = run_passes(graph_module, fitting_passes(traced, recipe), context, observe)
-    return Compiled(graph_module, context.weights, tuple(history), recipe, _spec(traced, graph_module))
+    context.leaves_nothing = recipe.leaves_nothing
+    history = tuple(run_passes(graph_module, fitting_passes(traced, recipe), context, observe))
+    spec = _spec(traced, graph_module)
+    return Compiled(graph_module, context.weights, history, recipe, spec, context.leftovers)
 
 
 def make_program(compiled: Compiled, source: TensorSource, device: torch.device) -> Program:

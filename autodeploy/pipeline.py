@@ -17,8 +17,10 @@ from transformers import PretrainedConfig
 from autodeploy.errors import RecipeError
 from autodeploy.graph.origin import spread_origins
 from autodeploy.invariants import check_invariants
+from autodeploy.leftovers import find_leftovers, refuse
 from autodeploy.rewrite import Miss, Place, RewriteResult, Rule, apply_rules
 from autodeploy.rewrite.place import closest, counts, fold
+from autodeploy.tuning import Tuning
 from autodeploy.weights import WeightPlan
 
 
@@ -52,6 +54,14 @@ class Context:
     """Why patterns did not match, or why the pass that runs now declined a place."""
     kernels: Any = None
     """The backend table that LOWER chooses from."""
+    tuning: Tuning = field(default_factory=Tuning)
+    """What TUNE has chosen."""
+    notes: list[str] = field(default_factory=list)
+    """What the pass that runs now has to tell."""
+    leaves_nothing: bool = False
+    """Whether it is an error that CANONICALIZE leaves something in primitive form."""
+    leftovers: tuple[Place, ...] = ()
+    """What it left."""
 
     def spend(self) -> bool:
         """Ask for one more rewrite; False when the fuel is used up."""
@@ -107,6 +117,7 @@ class PassReport:
     rules: tuple[str, ...] = ()
     places: tuple[Place, ...] = ()
     misses: tuple[Miss, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON data: how often each rule matched, and for each other place the nearest miss, folded."""
@@ -132,11 +143,18 @@ def check_order(passes: Sequence[Pass]) -> None:
 def run_passes(
     gm: GraphModule, passes: Sequence[Pass], ctx: Context, observe: Callable[[PassReport], None] = lambda _: None
 ) -> list[PassReport]:
-    """Run `passes` in order on `gm`, cleaning up, checking invariants and reporting after each."""
+    """Run `passes` in order on `gm`, cleaning up, checking invariants and reporting after each.
+
+    Where CANONICALIZE ends, what it left in primitive form goes to the context, or raises InvariantError.
+    """
     check_order(passes)
-    reports = []
+    reports: list[PassReport] = []
     stage = Stage.EXPORT
     for current in passes:
+        if stage <= Stage.CANONICALIZE < current.stage and ctx.fuel != 0:
+            ctx.leftovers = find_leftovers(gm.graph)
+            if ctx.leaves_nothing:
+                refuse(ctx.leftovers, [miss for report in reports for miss in report.misses])
         stage = max(stage, current.stage)
         report = _run_one(gm, current, ctx, stage)
         observe(report)
@@ -148,6 +166,7 @@ def _run_one(gm: GraphModule, current: Pass, ctx: Context, stage: Stage) -> Pass
     before, started = len(gm.graph.nodes), time.perf_counter()
     ctx.misses.clear()
     ctx.rewrites.clear()
+    ctx.notes.clear()
     matches = current.run(gm, ctx)
     gm.graph.eliminate_dead_code()
     spread_origins(gm.graph)
@@ -172,6 +191,7 @@ def _run_one(gm: GraphModule, current: Pass, ctx: Context, stage: Stage) -> Pass
         rules=tuple(dict.fromkeys(rule for result in ctx.rewrites for rule in result.rules)),
         places=tuple(place for result in ctx.rewrites for place in result.places),
         misses=_still_there(gm, ctx.misses),
+        notes=tuple(ctx.notes),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic
@@ -23,6 +23,13 @@ class ResolvedRecipe(Generic[PassModel, Settings]):
     runtime: Settings
     choices: tuple[Choice, ...]
     notes: tuple[str, ...]
+    promised: frozenset[str] = frozenset()
+    """The passes that leave nothing in primitive form; empty unless a recipe lists the architecture."""
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether the graph must be canonical throughout: the architecture is listed, and no pass was taken away."""
+        return bool(self.promised) and self.promised.issubset(name for name, _ in self.passes)
 
     def as_dict(self) -> dict[str, Any]:
         """The resolved values as plain data, without their provenance."""
@@ -60,7 +67,15 @@ def resolve(
     )
     for key, value in set_values.items():
         draft.set(key, value)
-    return ResolvedRecipe(target, draft.instances(), draft.settings(), draft.choices(), tuple(_notes(target, recipes)))
+    listed = any(target.architecture in one.data.match.architecture for one in recipes.values())
+    return ResolvedRecipe(
+        target,
+        draft.instances(),
+        draft.settings(),
+        draft.choices(),
+        () if listed else (_unlisted(target),),
+        frozenset(name for name, _, _ in recipes["default"].entries()) if listed else frozenset(),
+    )
 
 
 def _layers(target: Target, name: str, recipes: Mapping[str, Recipe]) -> list[tuple[str, Recipe]]:
@@ -99,6 +114,5 @@ def _kind(recipe: Recipe) -> str | None:
     return asked[-1] if asked else None
 
 
-def _notes(target: Target, recipes: Mapping[str, Recipe]) -> Iterable[str]:
-    if not any(target.architecture in recipe.data.match.architecture for recipe in recipes.values()):
-        yield f"no recipe knows the architecture {target.architecture!r}; it gets the default pipeline"
+def _unlisted(target: Target) -> str:
+    return f"no recipe knows the architecture {target.architecture!r}; it gets the default pipeline"
