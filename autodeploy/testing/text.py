@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import count
 from typing import Any
 
@@ -29,30 +29,43 @@ def graph_text(gm: GraphModule, *, fold: bool = True) -> str:
 
     Values are numbered; weights go by their names; arguments that equal the operator's defaults, and those that name
     a device, are left out; dynamic sizes are called T, T1, … in the order in which they occur. With `fold`, repeated
-    layers are written once, as a function that the rest calls; the numbers in their weights' names become `*`.
+    layers are written once, as a function that the rest calls; the numbers in their weights' names become `*`, and
+    weights whose names differ in more are given to the function.
     """
-    writer = _Writer()
-    folded = _fold(gm.graph, writer) if fold else []
+    stretches = find_layers(gm.graph).stretches if fold else ()
+    writer = _Writer(_differing(stretches))
+    folded = [stretches] if len({tuple(writer.body(stretch)) for stretch in stretches}) == 1 else []
     functions = [line for index, stretches in enumerate(folded) for line in writer.function(f"layer{index}", stretches)]
     return "\n".join([*functions, *writer.graph(gm.graph, folded)]) + "\n"
 
 
 class _Writer:
-    """Writes calls as lines; holds the names of dynamic sizes, which the whole text shares."""
+    """Writes calls as lines; holds the names of dynamic sizes, which the whole text shares.
 
-    def __init__(self) -> None:
+    `given` are the weights that functions take as arguments.
+    """
+
+    def __init__(self, given: Set[Node]) -> None:
+        self._given = given
         self._sizes: dict[str, str] = {}
 
     def function(self, name: str, stretches: Sequence[Sequence[Node]]) -> list[str]:
         """The first of some alike stretches as a function; the values it takes are %x0, %x1, …"""
         body = self.body(stretches[0])
-        return [f"{name}({', '.join(_parameters(stretches[0]).values())}):", *(f"  {line}" for line in body), ""]
+        return [f"{name}({', '.join(self.parameters(stretches[0]).values())}):", *(f"  {line}" for line in body), ""]
 
     def body(self, stretch: Sequence[Node]) -> list[str]:
         """The calls of a stretch without the numbers in weights' names, and what it returns."""
-        names = {**_parameters(stretch), **{node: f"%{index}" for index, node in enumerate(stretch)}}
+        names = {**self.parameters(stretch), **{node: f"%{index}" for index, node in enumerate(stretch)}}
         lines = [_LAYER_INDEX.sub("*", self.line(node, names)) for node in stretch]
         return [*lines, f"return {', '.join(names[node] for node in _results(stretch))}"]
+
+    def parameters(self, stretch: Sequence[Node]) -> dict[Node, str]:
+        """What a stretch takes from outside, in the order of first use; other weights go by their names."""
+        own = set(stretch)
+        used = dict.fromkeys(used for node in stretch for used in node.all_input_nodes if used not in own)
+        values = [node for node in used if node.op != "get_attr" or node in self._given]
+        return {node: f"%x{index}" for index, node in enumerate(values)}
 
     def graph(self, graph: Graph, folded: Sequence[Sequence[Sequence[Node]]]) -> list[str]:
         """The whole graph, with a call for each stretch that is folded."""
@@ -64,7 +77,7 @@ class _Writer:
         for node in graph.nodes:
             if node in calls:
                 function, stretch = calls[node]
-                given = ", ".join(self.argument(one, names) for one in _parameters(stretch))
+                given = ", ".join(self.argument(one, names) for one in self.parameters(stretch))
                 names.update((result, f"%{next(numbers)}") for result in _results(stretch))
                 lines.append(f"{', '.join(names[result] for result in _results(stretch))} = {function}({given})")
             elif node.op == "placeholder":
@@ -96,7 +109,7 @@ class _Writer:
     def argument(self, value: Any, names: Mapping[Node, str]) -> str:
         """A value by its name, a weight with its shape, or a constant."""
         match value:
-            case Node(op="get_attr"):
+            case Node(op="get_attr") if value not in names:
                 return f"{value.target}{self.shape(value.meta['val'])}"
             case Node():
                 return names[value]
@@ -138,19 +151,14 @@ class _Writer:
         return self._sizes.setdefault(found.group(), f"T{known or ''}")
 
 
-def _fold(graph: Graph, writer: _Writer) -> list[Sequence[Sequence[Node]]]:
-    """The repeated layers, where each of them is written alike."""
-    stretches = find_layers(graph).stretches
-    bodies = {tuple(writer.body(stretch)) for stretch in stretches}
-    return [stretches] if len(bodies) == 1 else []
-
-
-def _parameters(stretch: Sequence[Node]) -> dict[Node, str]:
-    """What a stretch takes from outside and is no weight, in the order of first use."""
-    own = set(stretch)
-    given = dict.fromkeys(used for node in stretch for used in node.all_input_nodes if used not in own)
-    values = [node for node in given if node.op != "get_attr"]
-    return {node: f"%x{index}" for index, node in enumerate(values)}
+def _differing(stretches: Sequence[Sequence[Node]]) -> Set[Node]:
+    """The weights that alike stretches use at the same place under names that differ in more than numbers."""
+    uses = [
+        [used for node in stretch for used in node.all_input_nodes if used.op == "get_attr"] for stretch in stretches
+    ]
+    alike = [{_LAYER_INDEX.sub("*", str(weight.target)) for weight in weights} for weights in zip(*uses, strict=False)]
+    places = [place for place, names in enumerate(alike) if len(names) > 1]
+    return {weights[place] for weights in uses for place in places}
 
 
 def _results(stretch: Sequence[Node]) -> list[Node]:

@@ -67,6 +67,25 @@ def test_each_layer_is_written_where_asked() -> None:
     assert "layer0" not in text
 
 
+def test_weights_whose_names_differ_are_given_to_the_function() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.same = Block(), Block(), nn.Parameter(torch.randn(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.first(x * self.same) * self.same)
+            return out
+
+    lines = graph_text(graph_of(Named(), 1, 6, 4)).splitlines()
+    assert lines[:3] == [
+        "layer0(%x0, %x1, %x2):",
+        "  %0 = aten.mul(%x0, same[4]): f32[1, T, 4]",
+        "  %1 = aten.linear(%0, %x1, %x2): f32[1, T, 4]",
+    ]
+    assert "%1 = layer0(%0, last.up.weight[4, 4], last.up.bias[4])" in lines
+
+
 def test_layers_that_differ_are_not_folded() -> None:
     assert "layer0" not in graph_text(graph_of(Stack(Block(), Block(torch.tanh)), 1, 6, 4))
 
