@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import IntEnum
 from typing import Any, ClassVar
 
 import pytest
@@ -10,17 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from autodeploy.discovery import discover
 from autodeploy.errors import RecipeError
 from autodeploy.layers import parse_settings
+from autodeploy.pipeline import Stage
 from autodeploy.recipe import WORKLOADS, Target, builtin_recipes, read_recipe
 from autodeploy.resolution import ResolvedRecipe, resolve
-
-
-class Stage(IntEnum):
-    EXPORT = 0
-    CLEAN = 1
-    CANONICALIZE = 2
-    FUSE = 4
-    CACHE = 6
-    LOWER = 8
 
 
 class Pass(BaseModel):
@@ -31,30 +22,14 @@ class Pass(BaseModel):
     after: ClassVar[tuple[str, ...]] = ()
 
 
-class Export(Pass):
-    stage = Stage.EXPORT
-
-
 class Clean(Pass):
     stage = Stage.CLEAN
     cleanup = True
 
 
-class Canonicalize(Pass):
-    stage = Stage.CANONICALIZE
-
-
 class Fuse(Pass):
     stage = Stage.FUSE
     min_rows: int = Field(default=1, ge=1)
-
-
-class Cache(Pass):
-    stage = Stage.CACHE
-
-
-class Lower(Pass):
-    stage = Stage.LOWER
 
 
 class Runtime(BaseModel):
@@ -65,15 +40,24 @@ class Runtime(BaseModel):
     prefix_reuse: bool = True
 
 
-FAKES = {one.stage.name: one for one in (Export, Clean, Canonicalize, Fuse, Cache, Lower)}
+FAKES: dict[Stage, type[Pass]] = {
+    **{stage: type(stage.name, (Pass,), {"stage": stage}) for stage in Stage},
+    Stage.FUSE: Fuse,
+}
 CLASSES: dict[str, type[Pass]] = {
-    **{one.name: Clean if one.cleanup else FAKES[one.stage.name] for one in discover().passes.values()},
+    **{one.name: Clean if one.cleanup else FAKES[one.stage] for one in discover().passes.values()},
     "fuse_extra": Fuse,
 }
 RECIPES = {recipe.name: recipe for recipe in map(read_recipe, builtin_recipes())}
 DEFAULT = [name for name, _, _ in RECIPES["default"].entries()]
-AFTER_FUSE = DEFAULT.index("gather_logit_rows")
-WITH_EXTRA = [*DEFAULT[:AFTER_FUSE], "fuse_extra", *DEFAULT[AFTER_FUSE:]]
+
+
+def with_extra(index: int) -> list[str]:
+    return [*DEFAULT[:index], "fuse_extra", *DEFAULT[index:]]
+
+
+BEHIND_GATE_UP = with_extra(DEFAULT.index("fuse_gate_up") + 1)
+BEHIND_FUSE = with_extra(DEFAULT.index("gather_logit_rows"))
 LLAMA = Target("llama", "h100", "balanced")
 Write = Callable[[str], str]
 
@@ -130,7 +114,7 @@ def test_a_user_file_lies_over_what_matches(write: Write) -> None:
         "version: 1\nname: mine\npasses:\n- fuse_gate_up: {min_rows: 4}\n- fuse_extra\nruntime: {page_size: 32}\n"
     )
     result = resolved(file, Target("llama", "cpu", "balanced"))
-    assert names(result) == WITH_EXTRA
+    assert names(result) == BEHIND_GATE_UP
     assert dict(result.passes)["fuse_gate_up"] == Fuse(min_rows=4)
     assert result.runtime == Runtime(page_size=32, max_batch_size=64, max_num_tokens=512)
     assert origin(result, "passes.fuse_gate_up.min_rows") == ("recipe mine", f"{file}:4")
@@ -154,7 +138,7 @@ def test_a_pass_can_be_removed(write: Write) -> None:
 
 
 def test_a_pass_can_be_added_by_set() -> None:
-    assert names(resolved(set_values={"passes.fuse_extra": True})) == WITH_EXTRA
+    assert names(resolved(set_values={"passes.fuse_extra": True})) == BEHIND_FUSE
 
 
 def test_an_unknown_architecture_falls_back_with_a_sentence() -> None:
