@@ -142,7 +142,7 @@ def build(
     if verify:
         details["verification"] = _verify(job, traced, source, fuel, progress).as_dict()
     compiled = compile_graph(traced, job.recipe, source, job.device, fuel=fuel, observe=_reporter(progress))
-    for sentence in describe(compiled.leftovers):
+    for sentence in (*describe(compiled.leftovers), *compiled.tuning.notes):
         progress.note(sentence)
     assert compiled.spec is not None, "a model of transformers has a spec"
     del traced
@@ -159,7 +159,7 @@ def build(
             devices=(job.device.type,),
             recipe=compiled.recipe.as_dict(),
             history=[report.as_dict() for report in compiled.history],
-            details={**details, "program": compiled.spec.as_dict()},
+            details={**details, "program": compiled.spec.as_dict(), "tuning": compiled.tuning.as_dict()},
             assets=artifact.tokenizer_assets(job.files.folder),
         )
 

@@ -29,6 +29,7 @@ from autodeploy.runtime.llm import LLM as RuntimeLLM  # noqa: N811 (a class with
 from autodeploy.runtime.messages import Start
 from autodeploy.runtime.remote import RemoteCore
 from autodeploy.runtime.settings import RuntimeSettings
+from autodeploy.tuning import matmuls_of, tune
 
 ENGINES = ("auto", "inline", "process")
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -99,13 +100,15 @@ def load_program(found: Artifact, gpu: str = "auto", capture: str | None = None)
             f"{found.path} was built for a CUDA device, and this machine has none; build it with --gpu cpu"
         )
     spec = ProgramSpec.from_dict(found.manifest.details["program"])  # type: ignore[arg-type]
+    graph_module, table = found.graph_module(), kernel_table(device)
+    tuning = tune(matmuls_of(graph_module.graph), table, device, found.tuning)
     weights = found.read_weights(device)
-    return Program(found.graph_module(), weights, kernel_table(device), device, spec, capture)
+    return Program(graph_module, weights, table, device, spec, capture, tuning)
 
 
 def _notes(program: Program) -> list[str]:
     """What the user should know of how the program runs here."""
-    notes = [*kernel_table(program.device).notes, *([] if program.note is None else [program.note])]
+    notes = [*kernel_table(program.device).notes, *program.notes]
     if program.device.type == "cpu" and native.why_unavailable() is not None:
         notes.append(f"operators run through plain PyTorch, which is slower: {native.why_unavailable()}")
     return notes

@@ -29,6 +29,7 @@ from autodeploy.resolution import resolve as resolve_recipe
 from autodeploy.rewrite import Place
 from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.runtime.tokenizer import Tokenizer
+from autodeploy.tuning import Tuning
 from autodeploy.verify import Verification
 from autodeploy.verify.model import model_samples, verify_passes
 from autodeploy.weights import WeightPlan
@@ -52,6 +53,8 @@ class Compiled:
     """What the runtime must know; None for a module that is no causal language model."""
     leftovers: tuple[Place, ...]
     """What CANONICALIZE left in primitive form, in a model that no recipe lists."""
+    tuning: Tuning
+    """Which kernels TUNE has chosen."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,10 @@ def optimize(
 ) -> Optimized:
     """Run a recipe's passes over a traced model. The graph of `traced` is left as it is.
 
-    `source` gives the checkpoint's tensors, by name and shape; without one, weights are random. `fuel` bounds the
-    number of rewrites. Raises RecipeError for a recipe, device or option that is not valid.
+    The result has a report of each pass in `.history`; `.diff(i)` shows what pass `i` changed, `.verify()` proves that
+    all kept the numbers, and `.program` is ready to run. `source` gives the checkpoint's tensors, by name and shape;
+    without one, weights are random. `fuel` bounds the number of rewrites. Raises RecipeError for a recipe, device or
+    option that is not valid.
     """
     choice = choose_gpu(gpu)
     if isinstance(recipe, str):
@@ -193,7 +198,7 @@ def compile_graph(
     context.leaves_nothing = recipe.leaves_nothing
     history = tuple(run_passes(graph_module, fitting_passes(traced, recipe), context, observe))
     spec = _spec(traced, graph_module)
-    return Compiled(graph_module, context.weights, history, recipe, spec, context.leftovers)
+    return Compiled(graph_module, context.weights, history, recipe, spec, context.leftovers, context.tuning)
 
 
 def make_program(compiled: Compiled, source: TensorSource, device: torch.device) -> Program:
@@ -203,7 +208,8 @@ def make_program(compiled: Compiled, source: TensorSource, device: torch.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError("the graph is for a CUDA device, and this machine has none; take the device cpu")
     weights = compiled.weights.read(source, device)
-    return Program(compiled.graph_module, weights, kernel_table(device), device, compiled.spec)
+    table = kernel_table(device)
+    return Program(compiled.graph_module, weights, table, device, compiled.spec, tuning=compiled.tuning)
 
 
 def target_device(choice: GpuChoice) -> torch.device:

@@ -17,9 +17,11 @@ from autodeploy.kernels import KernelTable
 from autodeploy.runtime.model import StepInputs
 from autodeploy.tuning.choices import Choices, Matmul
 from autodeploy.tuning.dispatch import tuned_linear
+from autodeploy.tuning.session import Tuning
 
 _STEP_INPUTS = frozenset(StepInputs.__dataclass_fields__)
-_NONE_CHOSEN = Choices()
+_UNTUNED = Tuning()
+_NONE_CHOSEN = _UNTUNED.choices
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Program:
     """A model that runs steps: `autodeploy.runtime.model.Model` over a lowered graph.
 
     The graph is consumed: its operators are bound to kernels of `table`, and its weights become arguments. `capture` is
-    what `autodeploy.capture.capture_graph` takes; `choices` say which kernel runs a projection of how many rows.
+    what `autodeploy.capture.capture_graph` takes; `tuning` says which kernel runs a projection of how many rows.
     """
 
     def __init__(
@@ -78,16 +80,17 @@ class Program:
         device: torch.device,
         spec: ProgramSpec,
         capture: str | None = None,
-        choices: Choices = _NONE_CHOSEN,
+        tuning: Tuning = _UNTUNED,
     ) -> None:
         self._spec = spec
         self._device = device
-        bound, names = bind(graph_module.graph, table, device, choices)
+        bound, names = bind(graph_module.graph, table, device, tuning.choices)
         inputs = [str(node.target) for node in bound.find_nodes(op="placeholder")]
         self._weights = [weights[name] for name in names]
         self._order = [name for name in inputs if name in _STEP_INPUTS]
-        self.note = capture_graph(bound, capture)
-        """What the user should know of how the program runs, if anything."""
+        note = capture_graph(bound, capture)
+        self.notes = tuning.notes if note is None else (*tuning.notes, note)
+        """What the user should know of how the program runs."""
         module = GraphModule(nn.Module(), bound)
         self._run: Callable[..., Tensor] = module.forward
 

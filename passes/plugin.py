@@ -7,6 +7,7 @@ from autodeploy.ops import OPS
 from autodeploy.passes.canonicalize_attention import CanonicalizeAttention
 from autodeploy.passes.canonicalize_convolutions import CanonicalizeConvolutions
 from autodeploy.passes.canonicalize_experts import CanonicalizeExperts
+from autodeploy.passes.canonicalize_heads import CanonicalizeHeads
 from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
 from autodeploy.passes.canonicalize_logits import CanonicalizeLogits
 from autodeploy.passes.canonicalize_matmuls import CanonicalizeMatmuls
@@ -27,6 +28,7 @@ from autodeploy.passes.gather_logit_rows import GatherLogitRows
 from autodeploy.passes.merge_common import MergeCommon
 from autodeploy.passes.name_masks import NameMasks
 from autodeploy.passes.page_attention import PageAttention
+from autodeploy.passes.tune_kernels import TuneKernels
 from autodeploy.patterns import PATTERNS
 from autodeploy.plugin import BUILTIN, Plugin
 from autodeploy.recipe import builtin_recipes
@@ -46,6 +48,7 @@ PLUGIN = Plugin(
         CanonicalizeMatmuls,
         CanonicalizeAttention,
         NameMasks,
+        CanonicalizeHeads,
         CanonicalizeMlps,
         CanonicalizeExperts,
         CanonicalizeLogits,
@@ -57,6 +60,7 @@ PLUGIN = Plugin(
         FuseConvolutionActivation,
         GatherLogitRows,
         PageAttention,
+        TuneKernels,
         ChooseKernels,
     ),
     patterns=PATTERNS,

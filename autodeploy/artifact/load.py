@@ -15,6 +15,7 @@ from autodeploy.artifact.graph_io import graph_from_data
 from autodeploy.artifact.manifest import MANIFEST, FileEntry, Manifest, read_manifest
 from autodeploy.artifact.weights import check_files, describe_weights, map_weights, stream_weights
 from autodeploy.errors import ArtifactError, nearest
+from autodeploy.tuning import Tuning
 from autodeploy.weights.source import PICKLES
 
 ENGINES = (".engine", ".plan")
@@ -50,6 +51,12 @@ class Artifact:
         """What `build --verify` found, for `autodeploy.verify.Verification.from_dict`; None where it did not run."""
         found: Any = self.manifest.details.get("verification")
         return dict(found) if found else None
+
+    @property
+    def tuning(self) -> Tuning:
+        """Which kernels were chosen on the GPU that built it."""
+        found: Any = self.manifest.details.get("tuning")
+        return Tuning.from_dict(found) if found else Tuning()
 
     @property
     def graph_names(self) -> list[str]:

@@ -67,6 +67,11 @@ class Choice:
     runner_up: str = ""
     runner_up_seconds: float = 0.0
 
+    def __str__(self) -> str:
+        how = "" if self.config is None else " " + ", ".join(f"{key} {value}" for key, value in self.config.items())
+        behind = f" (then {self.runner_up}, {self.runner_up_seconds * 1e6:.1f})" if self.runner_up else ""
+        return f"up to {self.rows} rows by {self.backend}{how} in {self.seconds * 1e6:.1f} us{behind}"
+
     def floor_fraction(self, matmul: Matmul, bytes_per_second: float) -> float:
         """How much of the time the memory needs for the weight alone."""
         return matmul.weight_bytes / bytes_per_second / self.seconds
@@ -87,6 +92,10 @@ class Choices:
     def missing(self, matmuls: Iterable[Matmul]) -> tuple[Matmul, ...]:
         """Those that nothing is known of."""
         return tuple(matmul for matmul in matmuls if matmul not in self.entries)
+
+    def only(self, matmuls: Iterable[Matmul]) -> Choices:
+        """Those for `matmuls`."""
+        return Choices({matmul: self.entries[matmul] for matmul in matmuls if matmul in self.entries})
 
     def __or__(self, other: Choices) -> Choices:
         """Both, where `other` wins."""

@@ -15,8 +15,10 @@ import torch
 from autodeploy.cache import cache_dir
 from autodeploy.tuning.choices import Choices
 
+Conditions = Mapping[str, str]
 
-def conditions(device: torch.device) -> Mapping[str, str]:
+
+def conditions(device: torch.device) -> Conditions:
     """All that a measured time depends on besides the shape: the device, its driver, and who wrote the kernels."""
     return {
         "gpu": torch.cuda.get_device_name(device),
@@ -28,7 +30,7 @@ def conditions(device: torch.device) -> Mapping[str, str]:
     }
 
 
-def load_choices(known: Mapping[str, str]) -> Choices:
+def load_choices(known: Conditions) -> Choices:
     """The choices that were saved under the same conditions; none where there are none, or the file is damaged."""
     try:
         data = json.loads(_path(known).read_text())
@@ -37,7 +39,7 @@ def load_choices(known: Mapping[str, str]) -> Choices:
         return Choices()
 
 
-def save_choices(known: Mapping[str, str], choices: Choices) -> None:
+def save_choices(known: Conditions, choices: Choices) -> None:
     """Add `choices` to those saved under the same conditions; the file is replaced whole."""
     path = _path(known)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +49,6 @@ def save_choices(known: Mapping[str, str], choices: Choices) -> None:
     os.replace(file.name, path)
 
 
-def _path(known: Mapping[str, str]) -> Path:
+def _path(known: Conditions) -> Path:
     name = hashlib.sha256(json.dumps(dict(known), sort_keys=True).encode()).hexdigest()[:16]
     return cache_dir() / "tuning" / f"{name}.json"
