@@ -12,6 +12,7 @@ from autodeploy.ops.linear import linear, linear_activation
 from autodeploy.ops.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from autodeploy.ops.op import CanonicalOp, define
 from autodeploy.ops.rope import rope
+from autodeploy.ops.rope_attention import rope_paged_attention
 from autodeploy.ops.soft_cap import soft_cap
 
 OPS = (
@@ -30,6 +31,7 @@ OPS = (
     soft_cap,
     attention,
     paged_attention,
+    rope_paged_attention,
 )
 
 for _op in OPS:
@@ -54,5 +56,6 @@ __all__ = [
     "paged_attention",
     "rms_norm",
     "rope",
+    "rope_paged_attention",
     "soft_cap",
 ]

@@ -85,3 +85,25 @@ def test_decode_shares(config: DecodeConfig, page_size: int, window: int | None,
         return out
 
     assert error(step.to(DEVICE).call(run)[0].cpu(), step.expected()[0]) <= 2e-5
+
+
+@device_test
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("requests", [DECODE, MIXED])
+@pytest.mark.parametrize(("rotary", "interleaved", "padding"), [(64, False, 0), (20, True, 3)])
+def test_rope_paged_attention(
+    requests: list[tuple[int, int]], rotary: int, interleaved: bool, padding: int, dtype: torch.dtype
+) -> None:
+    step = make_step(Shape(heads=6, kv_heads=2), requests, dtype, padding=padding)
+    q, k, v, *rest = step.tensors
+    cos, sin = (torch.randn(len(q), rotary).to(dtype) for _ in range(2))
+    options = {**step.options, "interleaved": interleaved}
+    results = []
+    for run, device, wide in (
+        (kernel(ops.rope_paged_attention).run, DEVICE, dtype),
+        (ops.rope_paged_attention.reference, "cpu", torch.float32),
+    ):
+        tensors = [x.clone().to(device, wide if x.is_floating_point() else x.dtype) for x in (q, k, v, cos, sin, *rest)]
+        results.append([x.cpu().float().nan_to_num() for x in (run(*tensors, **options), *tensors[5:7])])
+    for out, expected in zip(*results, strict=True):
+        assert error(out, expected) <= TOLERANCE[dtype]

@@ -13,6 +13,7 @@ from autodeploy.kernels.triton.decode import DecodeConfig, decode
 from autodeploy.kernels.triton.launch import shared_memory
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.prefill import PrefillConfig, prefill
+from autodeploy.kernels.triton.rope_cache import rope_and_write_cache
 from autodeploy.kernels.triton.rows import dense
 
 
@@ -54,18 +55,57 @@ def paged_attention(
 ) -> Tensor:
     """`ops.paged_attention` for heads of up to 256 and a positive scale."""
     q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)
-    rows, heads, _ = q.shape
-    out = torch.empty((rows, heads, v.shape[2]), dtype=q.dtype, device=q.device)
-    if not rows:
-        return out
-    counters = torch.empty((rows, k.shape[1]), dtype=torch.int32, device=q.device)
-    write_cache(k, v, key_pages, value_pages, slots, query_start, out, counters)
-    width = max(q.shape[2], v.shape[2])
     paged = Paged(key_pages, value_pages, query_start, context_len, page_table)
     scoring = Scoring(scale, window, softcap, dense(sinks), dense(alibi_slopes))
-    mixed = rows > context_len.shape[0]
-    config = decode_config(width, q.element_size(), rows * k.shape[1])
+    out, counters = _results(q, k, v)
+    if q.shape[0]:
+        write_cache(k, v, key_pages, value_pages, slots, query_start, out, counters)
+        _attend(q, paged, scoring, out, counters)
+    return out
+
+
+def rope_paged_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_pages: Tensor,
+    value_pages: Tensor,
+    query_start: Tensor,
+    context_len: Tensor,
+    page_table: Tensor,
+    slots: Tensor,
+    scale: float,
+    interleaved: bool = False,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> Tensor:
+    """`ops.rope_paged_attention` for heads of up to 256 and a positive scale."""
+    q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)
+    paged = Paged(key_pages, value_pages, query_start, context_len, page_table)
+    scoring = Scoring(scale, window, softcap, dense(sinks), dense(alibi_slopes))
+    out, counters = _results(q, k, v)
+    if q.shape[0]:
+        angles = (cos.contiguous(), sin.contiguous())
+        q = rope_and_write_cache(q, k, v, *angles, paged, slots, out, counters, interleaved=interleaved)
+        _attend(q, paged, scoring, out, counters)
+    return out
+
+
+def _results(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for the result, and for a counter of each row and key-value head."""
+    out = torch.empty((*q.shape[:2], v.shape[2]), dtype=q.dtype, device=q.device)
+    return out, torch.empty(k.shape[:2], dtype=torch.int32, device=q.device)
+
+
+def _attend(q: Tensor, paged: Paged, scoring: Scoring, out: Tensor, counters: Tensor) -> None:
+    """Fill `out`, once the cache is written; every row may be a decode row unless rows outnumber the requests."""
+    width = max(q.shape[2], out.shape[2])
+    mixed = q.shape[0] > paged.context_len.shape[0]
+    config = decode_config(width, q.element_size(), counters.numel())
     decode(q, paged, scoring, out, counters, config, by_request=mixed)
     if mixed:
         prefill(q, paged, scoring, out, prefill_config(width, q.element_size(), shared_memory(q.device)))
-    return out

@@ -14,7 +14,7 @@ from autodeploy import ops
 from autodeploy.kernels.table import Kernel, Tunable
 from autodeploy.kernels.triton import linear
 from autodeploy.kernels.triton.activation import gated_activation
-from autodeploy.kernels.triton.attention import paged_attention
+from autodeploy.kernels.triton.attention import paged_attention, rope_paged_attention
 from autodeploy.kernels.triton.norm import add_rms_norm, rms_norm
 from autodeploy.kernels.triton.rope import rope
 from autodeploy.ops import CanonicalOp
@@ -35,6 +35,7 @@ def register() -> tuple[Kernel, ...]:
         _kernel(ops.rope, rope, _wide_angles),
         _kernel(ops.gated_activation, gated_activation, _like_halves),
         _kernel(ops.paged_attention, paged_attention, _one_cache_dtype),
+        _kernel(ops.rope_paged_attention, rope_paged_attention, _one_rotated_cache_dtype),
     )
 
 
@@ -105,3 +106,27 @@ def _one_cache_dtype(
     if max(q.shape[-1], v.shape[-1]) > 256:
         return "heads wider than 256 do not fit a program's registers"
     return _one_dtype(q, k, v, key_pages, value_pages, sinks)
+
+
+def _one_rotated_cache_dtype(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_pages: Tensor,
+    value_pages: Tensor,
+    query_start: Tensor,
+    context_len: Tensor,
+    page_table: Tensor,
+    slots: Tensor,
+    scale: float,
+    interleaved: bool = False,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    alibi_slopes: Tensor | None = None,
+) -> str | None:
+    step = (query_start, context_len, page_table, slots)
+    cached = _one_cache_dtype(q, k, v, key_pages, value_pages, *step, scale, window, softcap, sinks, alibi_slopes)
+    return cached or _wide_angles(q, cos, sin, interleaved)
