@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from autodeploy.graph.evaluate import Evaluator, why_unknown
-from autodeploy.graph.nodes import calls_of, insert_call, value
+from autodeploy.graph.nodes import Target, calls_of, insert_call, value
 from autodeploy.graph.origin import inherit_origin
 from autodeploy.patterns.attention import ATTENTIONS
-from autodeploy.patterns.heads import HEADS
 from autodeploy.patterns.scores import SCORES, meets_softmax
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite.apply import erase_unused
@@ -23,7 +22,7 @@ from autodeploy.weights.plan import constants_in
 aten = torch.ops.aten
 
 # The operator that takes a number where another takes a tensor, and which argument that is.
-_WITH_NUMBER: Mapping[object, tuple[torch._ops.OpOverload, int]] = MappingProxyType(
+_WITH_NUMBER: Mapping[Target, tuple[torch._ops.OpOverload, int]] = MappingProxyType(
     {
         aten.where.self: (aten.where.ScalarOther, 2),
         aten.masked_fill.Tensor: (aten.masked_fill.Scalar, 2),
@@ -45,10 +44,10 @@ class CanonicalizeAttention(Pass):
     tolerance: ClassVar[float] = 1e-5
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
-        """Bring scores into one form, find attention around them, then absorb what was done to its heads."""
+        """Bring scores into one form, step by step, then find attention around them."""
         constants = constants_in(gm, ctx.weights)
         total = sum(_take_number(node, ctx, constants) for node in calls_of(gm.graph, *_WITH_NUMBER))
-        for rules in (SCORES, ATTENTIONS, HEADS):
+        for rules in (SCORES, ATTENTIONS):
             while changed := ctx.rewrite(gm, rules):
                 total += changed
         _keep_last(gm, ctx)
@@ -56,23 +55,16 @@ class CanonicalizeAttention(Pass):
 
 
 def _keep_last(gm: GraphModule, ctx: Context) -> None:
-    """Of the misses of several rounds those that are still true, and that are of attention.
-
-    Sums and products are everywhere, and few attentions repeat or scale their heads.
-    """
+    """Of the misses of several rounds those that are still true; of sums and products, which are everywhere, scores."""
     nodes = {node.name: node for node in gm.graph.nodes}
-    of_scores, of_heads = ({rule.name for rule in rules} for rules in (SCORES, HEADS))
+    of_scores = {rule.name for rule in SCORES}
     last = {(miss.rule, miss.root): miss for miss in ctx.misses if miss.root in nodes}
-    ctx.misses[:] = [
-        miss
-        for miss in last.values()
-        if (miss.rule not in of_scores or meets_softmax(nodes[miss.root]))
-        and (miss.rule not in of_heads or miss.complete)
-    ]
+    ctx.misses[:] = [one for one in last.values() if one.rule not in of_scores or meets_softmax(nodes[one.root])]
 
 
 def _take_number(node: Node, ctx: Context, constants: Mapping[str, Tensor]) -> bool:
     """`where(mask, scores, tensor(-inf))` and the like with the number itself, where it is one that can be computed."""
+    assert callable(node.target)
     target, place = _WITH_NUMBER[node.target]
     number = node.args[place]
     if not isinstance(number, Node) or value(number).dim() != 0 or why_unknown(number, constants) is not None:

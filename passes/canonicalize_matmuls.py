@@ -1,17 +1,22 @@
-"""Matmuls over joined batch and heads to matmuls over both."""
+"""Matmuls of attention in one form: of batch and heads, each a dimension of its own."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from torch.fx import GraphModule
+import torch
+from torch.fx import GraphModule, Node
 
+from autodeploy.graph.nodes import calls_of
+from autodeploy.graph.origin import inherit_origin
+from autodeploy.passes.einsum import as_matmul
 from autodeploy.patterns.matmuls import MATMULS
 from autodeploy.pipeline import Context, Pass, Stage
+from autodeploy.rewrite.apply import erase_unused
 
 
 class CanonicalizeMatmuls(Pass):
-    """Undo the joining of batch and heads around the matmuls and the softmax of attention."""
+    """Write einsums of two operands as matmuls, and undo the joining of batch and heads around attention."""
 
     name: ClassVar[str] = "canonicalize_matmuls"
     stage: ClassVar[Stage] = Stage.CANONICALIZE
@@ -20,7 +25,20 @@ class CanonicalizeMatmuls(Pass):
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
         """Apply the patterns until none matches: each moves a join one operator further."""
-        total = 0
+        total = sum(_rewrite(node, ctx) for node in calls_of(gm.graph, torch.ops.aten.einsum.default))
         while changed := ctx.rewrite(gm, MATMULS):
             total += changed
         return total
+
+
+def _rewrite(node: Node, ctx: Context) -> bool:
+    if ctx.fuel == 0:
+        return False
+    with node.graph.inserting_before(node):
+        replacement = as_matmul(node)
+    if replacement is None or not ctx.spend():
+        return False
+    inherit_origin(replacement, node)
+    node.replace_all_uses_with(replacement)
+    erase_unused(node)
+    return True

@@ -116,7 +116,7 @@ def _values(term: Node, tokens: int | SymInt, num_tokens: int, constants: Mappin
         return None
     try:
         values = torch.atleast_2d(evaluator.evaluate(term))  # type: ignore[no-untyped-call]
-        wide = values.expand(*values.shape[:-1], num_tokens)
+        wide: Tensor = values.expand(*values.shape[:-1], num_tokens)
         wide.expand(*shape[:-2], num_tokens, num_tokens)
     except (RuntimeError, IndexError, ValueError):  # past the end of a table
         return None

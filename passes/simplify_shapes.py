@@ -121,7 +121,8 @@ def _order(node: Node) -> list[int]:
     rank = value(node).dim()
     if node.target is aten.permute.default:
         return [dim % rank for dim in cast("Sequence[int]", node.args[1])]
-    first, second = (dim % rank for dim in cast("Sequence[int]", node.args[1:3]))
+    swapped = (-2, -1) if node.target is aten.mT.default else node.args[1:3]
+    first, second = (dim % rank for dim in cast("Sequence[int]", swapped))
     order = list(range(rank))
     order[first], order[second] = second, first
     return order
@@ -150,6 +151,7 @@ SHAPES: Mapping[object, Callable[[Node], Node | None]] = MappingProxyType(
         aten.expand.default: _expand,
         aten.transpose.int: _reorder,
         aten.permute.default: _reorder,
+        aten.mT.default: _reorder,
         aten.cat.default: _cat,
     }
 )

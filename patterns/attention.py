@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 
 from autodeploy.graph.nodes import value
-from autodeploy.rewrite import AnyOf, Call, Computed, Expr, Match, Rule, Var, cast, rewrite
+from autodeploy.rewrite import Call, Computed, Expr, Match, Rule, Var, cast, rewrite
 
 aten = torch.ops.aten
 attention_op = torch.ops.autodeploy.attention.default
@@ -83,11 +83,11 @@ def _biased(q: Expr, k: Expr, v: Expr, bias: Expr) -> Expr:
 
 
 def _capped(q: Expr, k: Expr, v: Expr, softcap: Expr) -> Expr:
-    return _attention(q, k, v, softcap=softcap)
+    return _attention(q, k, v, scale=softcap, softcap=softcap)
 
 
 def _capped_biased(q: Expr, k: Expr, v: Expr, softcap: Expr, bias: Expr) -> Expr:
-    return _attention(q, k, v, softcap=softcap, bias=bias)
+    return _attention(q, k, v, scale=softcap, softcap=softcap, bias=bias)
 
 
 def _with_sinks(q: Expr, k: Expr, v: Expr, sinks: Expr, bias: Expr) -> Expr:
@@ -105,8 +105,8 @@ def _scores(q: Expr, k: Expr) -> Expr:
 
 
 def _cap(x: Expr, cap: Expr) -> Expr:
-    by_hand = Call(aten.tanh.default, (x / cap,)) * cap
-    return AnyOf((by_hand, Call(torch.ops.autodeploy.soft_cap.default, (x, cap, 1.0))))
+    """Scores that were divided by the cap, as any other factor of theirs, and are bounded by it."""
+    return Call(aten.tanh.default, (x,)) * cap
 
 
 def _weights(scores: Expr) -> Expr:

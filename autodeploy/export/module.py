@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 from transformers import PretrainedConfig
 
 from autodeploy.errors import UnsupportedError
 from autodeploy.export.lift import lift_attributes
-from autodeploy.export.trace import MAX_TOKENS, Traced
+from autodeploy.export.limits import export_within
+from autodeploy.export.trace import Traced
 
 
 def trace_module(module: nn.Module, *inputs: Tensor, dynamic: Sequence[Mapping[int, str]] | None = None) -> Traced:
@@ -22,15 +23,21 @@ def trace_module(module: nn.Module, *inputs: Tensor, dynamic: Sequence[Mapping[i
     the graph can be optimized and run without a checkpoint. Raises UnsupportedError when torch.export cannot trace it.
     """
     named = [dict(one) for one in dynamic] if dynamic is not None else [{} for _ in inputs]
-    sizes = {name: Dim(name, min=1, max=MAX_TOKENS) for one in named for name in one.values()}
-    shapes = tuple({dim: sizes[name] for dim, name in one.items()} for one in named)
     module.train(False)
     try:
-        with torch.no_grad():
-            program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+        program, longest = export_within(lambda longest: _export(module, inputs, named, longest))
     except Exception as error:  # the user's code and torch.export raise whatever they please
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UnsupportedError(f"{type(module).__name__} cannot be traced: {reason}") from error
     graph_module, constants = lift_attributes(program)
     parameters = {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=False)}
-    return Traced(graph_module, PretrainedConfig(), module, {**parameters, **constants})
+    return Traced(graph_module, PretrainedConfig(), module, {**parameters, **constants}, longest)
+
+
+def _export(
+    module: nn.Module, inputs: Sequence[Tensor], dynamic: Sequence[Mapping[int, str]], longest: int
+) -> ExportedProgram:
+    sizes = {name: Dim(name, min=1, max=longest) for one in dynamic for name in one.values()}
+    shapes = tuple({dim: sizes[name] for dim, name in one.items()} for one in dynamic)
+    with torch.no_grad():
+        return torch.export.export(module, tuple(inputs), dynamic_shapes=shapes, strict=False)

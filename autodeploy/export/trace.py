@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +16,11 @@ from transformers import PretrainedConfig
 from autodeploy.errors import AutodeployError, UnsupportedError
 from autodeploy.export.fake import as_if_on_cpu, lost_constants, move_to_meta
 from autodeploy.export.lift import lift_attributes
+from autodeploy.export.limits import export_within
 from autodeploy.export.rows import check_attention_count, check_rows
 from autodeploy.export.transformers_model import build_meta_model, freeze_rotary_scaling, uses_registry
 
-MAX_TOKENS = 1 << 24
-"""An upper bound of a dynamic dimension, which torch.export asks for; nothing is sized by it."""
-
 _EXAMPLE_TOKENS = 8
-_MOST = re.compile(r"T = Dim\('T', max=(\d+)\)")  # what torch.export suggests for code with tables of positions
-_NEVER = re.compile(r"satisfy the generated guard .* != (\d+)\.")  # code that takes another path for a full table
 
 
 @dataclass(frozen=True)
@@ -79,25 +74,12 @@ def _move_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _export(model: nn.Module, config: PretrainedConfig, device: str) -> tuple[ExportedProgram, int | None]:
     """The program and, where the model's code allows no more than some number of tokens, that number."""
-    longest = MAX_TOKENS
-    while True:
-        try:
-            return _export_up_to(longest, model, device), None if longest == MAX_TOKENS else longest
-        except AutodeployError:
-            raise
-        except Exception as error:  # model code and torch.export raise whatever they please; the sentence says where
-            shorter = _allowed(str(error))
-            if shorter is None or shorter >= longest:
-                raise UnsupportedError(_untraceable(model, config, error)) from error
-            longest = shorter
-
-
-def _allowed(complaint: str) -> int | None:
-    """The number of tokens up to which torch.export says that the code holds; None when it speaks of none."""
-    most, never = _MOST.search(complaint), _NEVER.search(complaint)
-    if most is not None:
-        return int(most[1])
-    return int(never[1]) - 1 if never is not None else None
+    try:
+        return export_within(lambda longest: _export_up_to(longest, model, device))
+    except AutodeployError:
+        raise
+    except Exception as error:  # model code and torch.export raise whatever they please; the sentence says where
+        raise UnsupportedError(_untraceable(model, config, error)) from error
 
 
 def _export_up_to(max_tokens: int, model: nn.Module, device: str) -> ExportedProgram:

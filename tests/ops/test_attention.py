@@ -22,8 +22,8 @@ def draw(heads: int = HEADS, tokens: int = TOKENS) -> Tensor:
 
 
 def expected(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    heads = (x.transpose(1, 2) for x in (q, k, v))
-    return functional.scaled_dot_product_attention(*heads, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return functional.scaled_dot_product_attention(q, k, v, mask, scale=0.3, enable_gqa=True).transpose(1, 2)
 
 
 def hidden(visible: Tensor) -> Tensor:
