@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from transformers import PreTrainedModel
 
+from autodeploy.errors import UnsupportedError
 from autodeploy.export import Traced, trace_model
 from autodeploy.kernels import KernelTable
 from autodeploy.pipeline import Pass
@@ -51,7 +53,12 @@ def verify_passes(
 
 
 def model_samples(traced: Traced, tokenizer: Tokenizer | None = None) -> Samples:
-    """Tokens that the model knows, in sequences that it can take."""
+    """Tokens that the model knows, in sequences that it can take; UnsupportedError for a module on its own."""
+    if not isinstance(traced.model, PreTrainedModel):
+        raise UnsupportedError(
+            f"{type(traced.model).__name__} is a module on its own, and what it takes is not known: verify a model of"
+            " transformers, or compare the graph's results with the module's"
+        )
     text = traced.config.get_text_config()
     limits = (traced.max_model_len, getattr(text, "max_position_embeddings", None))
     return token_samples(int(text.vocab_size), min(one for one in (*limits, NUM_TOKENS) if one), tokenizer)

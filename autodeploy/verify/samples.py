@@ -11,7 +11,7 @@ import torch
 
 from autodeploy.runtime.tokenizer import Tokenizer
 
-NUM_TOKENS = 24
+NUM_TOKENS = 16
 """Tokens of a sequence: few, since every boundary of the pipeline computes all of them."""
 
 _NUM_RANDOM = 2
@@ -37,7 +37,7 @@ class Samples:
 def token_samples(
     vocab_size: int, max_len: int, tokenizer: Tokenizer | None = None, prompts: Sequence[str] = _TEXTS
 ) -> Samples:
-    """Random tokens, and those of `prompts`, cut to 24 and to `max_len`.
+    """Random tokens, and those of `prompts`, cut to 16 and to `max_len`.
 
     A model without a tokenizer gets the prompts' words, each hashed to an id: not text that it has learnt, but
     tokens that repeat as words do. Equal arguments give equal samples.

@@ -201,7 +201,7 @@ def test_a_taken_port_is_named(run: Command) -> None:
         assert f"--port {port}: Address already in use" in refusal(run("serve", "m", "--port", str(port)))
 
 
-@pytest.mark.parametrize("command", ["build", "generate", "serve", "inspect", "passes", "gpus", "doctor"])
+@pytest.mark.parametrize("command", ["build", "generate", "serve", "bench", "inspect", "passes", "gpus", "doctor"])
 def test_every_command_has_help(run: Command, command: str) -> None:
     result = run(command, "--help")
     assert result.code == 0

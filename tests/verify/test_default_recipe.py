@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 import autodeploy as ad
-from autodeploy.errors import InputError
+from autodeploy.errors import InputError, UnsupportedError
 from autodeploy.export import Traced
 from autodeploy.optimizer import Optimized
 from autodeploy.verify import Verification
@@ -46,7 +46,7 @@ def test_figures_are_those_of_float32_and_of_bfloat16(verification: Verification
 
 
 def test_samples_are_named_and_counted(verification: Verification) -> None:
-    assert verification.samples["random"] == 48
+    assert verification.samples["random"] == 32
     assert set(verification.samples) == {"random", "hashed words"}
 
 
@@ -60,7 +60,7 @@ def test_a_result_is_a_table(verification: Verification) -> None:
     shown = console.export_text()
     assert "page_attention" in shown
     assert "from float32" in shown
-    assert "48 of random" in shown
+    assert "32 of random" in shown
 
 
 def test_a_diff_shows_what_a_pass_changed(optimized: Optimized) -> None:
@@ -82,3 +82,11 @@ def test_a_diff_of_no_pass_is_refused(optimized: Optimized) -> None:
 def test_the_program_runs(optimized: Optimized) -> None:
     assert optimized.program.vocab_size == CONFIG.vocab_size
     assert optimized.program is optimized.program
+
+
+def test_a_module_on_its_own_is_refused() -> None:
+    alone = ad.optimize(ad.trace(torch.nn.Linear(4, 3), torch.randn(2, 4)), gpu="cpu")
+    with pytest.raises(UnsupportedError, match="Linear is a module on its own"):
+        alone.verify()
+    with pytest.raises(UnsupportedError, match="has no program"):
+        _ = alone.program
