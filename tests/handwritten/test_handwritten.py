@@ -37,9 +37,6 @@ MIXTURE = ("aten.einsum", "aten.matmul", "aten.bmm", "aten.where", "aten.scatter
 
 MIXED = {"expert_linear": 3, "gated_activation": 1, "linear": 1}
 
-NO_ATTENTION = "attention written by hand"
-NO_MIXTURE = "experts written by hand"
-
 TOKENS = (torch.randint(llamas.VOCABULARY, (2, 9)),)
 ROWS = (torch.randn(2, 9, llamas.WIDTH),)
 LENGTH: Mapping[int, str] = {1: "T"}
@@ -83,9 +80,9 @@ def decoder(
 
 
 CASES: Mapping[str, Case] = {
-    "llama in einsum": decoder(llamas.EinsumAttention, {"linear": 7}, NO_ATTENTION),
+    "llama in einsum": decoder(llamas.EinsumAttention, {"linear": 7}, missing="projections written as einsums"),
     "llama with sdpa": decoder(llamas.SdpaAttention, {"linear": 7}),
-    "llama with one projection, split": decoder(llamas.SplitAttention, {"linear": 5}, NO_ATTENTION),
+    "llama with one projection, split": decoder(llamas.SplitAttention, {"linear": 5}),
     "llama with complex numbers": decoder(
         llamas.ComplexAttention,
         {"linear": 7},
@@ -95,7 +92,6 @@ CASES: Mapping[str, Case] = {
         llamas.Gemma,
         TOKENS,
         {"attention": 1, "rms_norm": 7, "rope": 2, "gated_activation": 1, "soft_cap": 1, "linear": 6},
-        missing=NO_ATTENTION,
     ),
     "gpt-2 with a triangle": Case(
         older.Gpt2Block,
