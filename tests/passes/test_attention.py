@@ -146,7 +146,8 @@ def with_sinks(m: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def to_all(m: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return ((q * WIDTH**-0.5) @ k.mT).softmax(-1) @ v
+    weights: Tensor = ((q * WIDTH**-0.5) @ k.mT).softmax(-1)
+    return weights @ v
 
 
 def with_a_learned_bias(m: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
