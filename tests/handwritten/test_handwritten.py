@@ -108,26 +108,10 @@ CASES: Mapping[str, Case] = {
     "t5": Case(older.T5Layer, ROWS, {"attention": 1, "rms_norm": 2, "activate": 1, "linear": 6}),
     "vit": Case(older.VitBlock, ROWS, {"attention": 1, "layer_norm": 2, "activate": 1, "linear": 4}),
     "alibi": Case(older.AlibiBlock, ROWS, {"attention": 1, "layer_norm": 1, "linear": 2}),
-    "mixture in a loop": Case(
-        mixtures.LoopMixture,
-        ROWS,
-        {"expert_linear": 3, "gated_activation": 1, "linear": 1},
-        MIXTURE,
-        missing=NO_MIXTURE,
-    ),
-    "mixture under a mask": Case(
-        mixtures.MaskedMixture,
-        ROWS,
-        {"expert_linear": 3, "gated_activation": 1, "linear": 1},
-        MIXTURE,
-        missing=NO_MIXTURE,
-    ),
+    "mixture in a loop": Case(mixtures.LoopMixture, ROWS, MIXED, MIXTURE),
+    "mixture under a mask": Case(mixtures.MaskedMixture, ROWS, MIXED, MIXTURE, missing="experts in one einsum"),
     "mixture of gathered weights": Case(
-        mixtures.GatheredMixture,
-        ROWS,
-        {"expert_linear": 3, "gated_activation": 1, "linear": 1},
-        MIXTURE,
-        missing=NO_MIXTURE,
+        mixtures.GatheredMixture, ROWS, MIXED, MIXTURE, missing="gathered weights that multiply columns"
     ),
     "resnet": Case(
         convolutions.ResNetBlock,
