@@ -96,6 +96,7 @@ class MemorySource(TensorSource):
 class RandomSource(TensorSource):
     """Tensors drawn from N(0, 0.02) by a seed and their name; integers and booleans are zero.
 
+    They are drawn on a GPU where there is one, which has numbers of its own: billions of them take a CPU minutes.
     `tensors` gives shapes and dtypes (meta tensors do). A range of a tensor equals that range of the whole.
     """
 
@@ -125,9 +126,10 @@ class RandomSource(TensorSource):
         tensor = self._tensor(key)
         if not tensor.dtype.is_floating_point:
             return select(torch.zeros_like(tensor, device="cpu"), ranges)
-        generator = torch.Generator().manual_seed(self._seed + (crc32(key.encode()) << 32))
-        draw = torch.empty(tensor.shape, dtype=_drawable(tensor.dtype)).normal_(0.0, 0.02, generator=generator)
-        return select(draw, ranges).to(tensor.dtype)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        generator = torch.Generator(device).manual_seed(self._seed + (crc32(key.encode()) << 32))
+        draw = torch.empty(tensor.shape, dtype=_drawable(tensor.dtype), device=device)
+        return select(draw.normal_(0.0, 0.02, generator=generator), ranges).to("cpu", tensor.dtype)
 
     def _tensor(self, key: str) -> Tensor:
         if key not in self._tensors:
