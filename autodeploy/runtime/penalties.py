@@ -32,7 +32,7 @@ class Penalties:
         `presence_penalty` once.
         """
         rows = to_device(torch.tensor([request.row for request in requests]), self._device)
-        output_counts, prompt_seen = self._update(requests)
+        output_counts, prompt_seen = self.count(requests)
         counts, seen = output_counts[rows], prompt_seen[rows]
         repetition, presence, frequency = (
             to_device(torch.tensor(values, dtype=torch.float32), self._device).unsqueeze(1)
@@ -46,8 +46,12 @@ class Penalties:
         logits = torch.where(seen | (counts > 0), repeated, logits)
         return logits - frequency * counts - presence * (counts > 0)
 
-    def _update(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
-        """Count the tokens that are new since the last step; both tables."""
+    def count(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+        """Count the tokens that are new since the last step.
+
+        Gives how often each token is in a row's output, int32 `[max_batch_size, vocab_size]`, and whether it is in its
+        prompt, bool of that shape.
+        """
         if self._output_counts is None or self._prompt_seen is None:
             self._output_counts = torch.zeros(self._shape, dtype=torch.int32, device=self._device)
             self._prompt_seen = torch.zeros(self._shape, dtype=torch.bool, device=self._device)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from autodeploy.kernels import triton
 from autodeploy.runtime.batch import Batch, BatchItem
 from autodeploy.runtime.graphs import Bucket, StepGraphs
 from autodeploy.runtime.logprobs import TokenLogprobs, token_logprobs
@@ -17,6 +19,9 @@ from autodeploy.runtime.packing import PackedStep
 from autodeploy.runtime.sampler import Sampler
 from autodeploy.runtime.tables import Tables
 from autodeploy.runtime.transfer import to_device
+
+if TYPE_CHECKING:
+    from autodeploy.runtime.gpu_sampler import GpuSampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Runner:
         self._device = model.device
         self._cache = model.new_cache(num_pages + 1, page_size)  # the last one takes what padding writes
         self._tables = Tables(max_batch_size, -(-max_len // page_size), page_size, num_pages, model.device)
-        self._sampler = Sampler(model.vocab_size, max_batch_size, model.device)
+        self._sampler = _sampler(model, max_batch_size)
         self._graphs: StepGraphs | None = None
         if buckets:
             with torch.inference_mode():
@@ -114,6 +119,14 @@ class Runner:
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         return Launched(batch, on_host, copied, logprobs, prompt_logprobs)
+
+
+def _sampler(model: Model, max_batch_size: int) -> Sampler | GpuSampler:
+    if model.device.type == "cpu" or triton.why_unavailable() is not None:
+        return Sampler(model.vocab_size, max_batch_size, model.device)
+    from autodeploy.runtime.gpu_sampler import GpuSampler
+
+    return GpuSampler(model.vocab_size, max_batch_size, model.device)
 
 
 def _logit_rows(items: Sequence[BatchItem]) -> list[range]:

@@ -23,7 +23,7 @@ class Sampler:
 
     def sample(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
         """Token ids int64 `[N]` for N requests, from `logits [N, vocab_size]` of any floating dtype, left unchanged."""
-        if all(request.takes_argmax and request.num_drawn >= request.params.min_tokens for request in requests):
+        if takes_argmax(requests):
             return logits.argmax(dim=-1)
         logits = self._adjust(logits.float(), requests)
         token_ids = logits.argmax(dim=-1)
@@ -43,11 +43,7 @@ class Sampler:
         tokens: list[int] = []
         biases: list[float] = []
         for row, request in enumerate(requests):
-            if not request.params.logit_bias and not request.params.min_tokens:
-                continue
-            bias = dict(request.params.logit_bias or {})
-            if request.num_drawn < request.params.min_tokens:
-                bias |= dict.fromkeys(request.stop_ids, float("-inf"))
+            bias = biases_of(request)
             rows += [row] * len(bias)
             tokens += bias.keys()
             biases += bias.values()
@@ -96,6 +92,19 @@ class Sampler:
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return to_device(torch.tensor(values, dtype=torch.float64), self._device).unsqueeze(1)
+
+
+def takes_argmax(requests: Sequence[Request]) -> bool:
+    """Whether each request takes the most likely token of its logits as they are."""
+    return all(request.takes_argmax and request.num_drawn >= request.params.min_tokens for request in requests)
+
+
+def biases_of(request: Request) -> dict[int, float]:
+    """What is added to single logits: the request's own biases, and none may end it before its minimal length."""
+    bias = dict(request.params.logit_bias or {})
+    if request.num_drawn < request.params.min_tokens:
+        bias |= dict.fromkeys(request.stop_ids, float("-inf"))
+    return bias
 
 
 def _invert(weights: Tensor, draws: Tensor) -> Tensor:
