@@ -100,7 +100,7 @@ class Pass(BaseModel):
 
     @abstractmethod
     def run(self, gm: GraphModule, ctx: Context) -> int:
-        """Transform `gm` in place and return the number of places changed."""
+        """Transform `gm` in place and return the number of places changed; 0 says that it is as it was."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +168,9 @@ def _run_one(gm: GraphModule, current: Pass, ctx: Context, stage: Stage) -> Pass
     ctx.rewrites.clear()
     ctx.notes.clear()
     matches = current.run(gm, ctx)
-    gm.graph.eliminate_dead_code()
-    spread_origins(gm.graph)
-    gm.recompile()
+    if gm.graph.eliminate_dead_code() or matches:
+        spread_origins(gm.graph)
+        gm.recompile()
     ctx.weights.prune(gm)
     burning = ctx.fuel != 0  # a graph whose rewriting was stopped half-way keeps forms that its stage forbids
     check_invariants(

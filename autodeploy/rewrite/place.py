@@ -13,6 +13,7 @@ from torch.fx import Node
 from autodeploy.graph.origin import module_path, source_line
 
 aten = torch.ops.aten
+_OURS = "autodeploy"
 _PLAIN = frozenset(
     {
         aten.add.Tensor,
@@ -63,7 +64,7 @@ class Miss:
     complete: bool = True
     """Whether the whole pattern was there, and was declined."""
     telling: bool = True
-    """Whether something matched that is more than plain arithmetic, which is everywhere."""
+    """Whether something matched that is neither plain arithmetic, which is everywhere, nor canonical already."""
     module: str = ""
     source: str = ""
 
@@ -78,7 +79,7 @@ class Miss:
     ) -> Miss:
         """`rule` did not match at `root`: it stopped at the node `stopped` when the nodes `matched` had matched."""
         nodes = sorted(matched)
-        telling = any(node.target not in _PLAIN for node in nodes)
+        telling = any(node.target not in _PLAIN and getattr(node.target, "namespace", "") != _OURS for node in nodes)
         names = tuple(node.name for node in nodes)
         return _miss(cls(rule, root.name, stopped.name, reason, names, complete, telling), root, stopped)
 

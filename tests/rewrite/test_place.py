@@ -90,6 +90,17 @@ def test_plain_arithmetic_alone_is_not_told_unless_asked_for() -> None:
     assert closest(result.misses) == []
 
 
+def test_what_is_canonical_already_is_not_told_unless_asked_for() -> None:
+    @rewrite(lambda x, w: Call(torch.ops.autodeploy.rms_norm.default, (x, w, 1.0)), where=lambda match: "never")
+    def of_norm(x: Expr, w: Expr) -> Expr:
+        return Call(torch.ops.autodeploy.rms_norm.default, (x, w, 1.0)) * 2.0
+
+    gm = graph_of(lambda x, y, w: torch.ops.autodeploy.rms_norm(x, w, 1.0) * 2.0)
+    result = apply_rules(gm, [of_norm], lambda: True)
+    assert [miss.reason for miss in result.misses] == ["never"]
+    assert closest(result.misses) == []
+
+
 def test_rules_that_never_applied_are_counted_too() -> None:
     places = [Place("a", "x"), Place("a", "y")]
     assert counts(places, ["a", "b"]) == {"a": 2, "b": 0}
