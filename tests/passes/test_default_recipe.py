@@ -15,7 +15,7 @@ from torch.fx.node import map_aggregate
 from autodeploy.export import trace_model
 from autodeploy.graph.attributes import set_attribute
 from autodeploy.pipeline import Context, Pass, PassReport, run_passes
-from autodeploy.testing.families import FAMILIES, tiny_model
+from autodeploy.testing.families import FAMILIES, HAND_WRITTEN_FAMILIES, tiny_model
 from autodeploy.weights import MemorySource
 from tests.families import config_of, context_of, default_passes, step_of
 
@@ -72,6 +72,12 @@ def pages(like: Tensor) -> Tensor:
     if like.dim() != 4:
         return torch.empty(0)
     return torch.zeros(-(-len(TOKENS) // PAGE_SIZE), like.shape[1], PAGE_SIZE, like.shape[3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", HAND_WRITTEN_FAMILIES)
+def test_each_pass_keeps_the_numbers_of_attention_written_by_hand(family: str) -> None:
+    test_each_pass_keeps_the_numbers_as_it_declares(family)
 
 
 @families
