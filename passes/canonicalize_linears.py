@@ -9,6 +9,9 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.graph.inputs import insert_weight
 from autodeploy.graph.nodes import calls_of, insert_call, is_call, value
+from autodeploy.graph.origin import inherit_origin
+from autodeploy.passes.einsum import read_einsum
+from autodeploy.passes.einsum_linear import added_bias, as_linear, as_projection
 from autodeploy.patterns.linears import BIASES, LINEARS
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite.apply import erase_unused
@@ -26,8 +29,9 @@ class CanonicalizeLinears(Pass):
     tolerance: ClassVar[float] = 1e-5
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
-        """Turn weights stored as `[in, out]`, apply the patterns, then project rows where they are."""
+        """Turn weights stored otherwise, apply the patterns, then project rows where they are."""
         turned = sum(_turn(gm, node, ctx) for node in calls_of(gm.graph, aten.addmm.default, aten.matmul.default))
+        turned += sum(_project(gm, node, ctx) for node in calls_of(gm.graph, aten.einsum.default))
         plain = ctx.rewrite(gm, LINEARS) + ctx.rewrite(gm, BIASES)
         moved = sum(_unflatten(node, ctx) for node in calls_of(gm.graph, aten.reshape.default))
         return turned + plain + moved
@@ -48,6 +52,21 @@ def _turn(gm: GraphModule, node: Node, ctx: Context) -> bool:
         replacement = insert_call(gm.graph, linear_op, (x, turned, bias))
     node.replace_all_uses_with(replacement)
     erase_unused(node)
+    return True
+
+
+def _project(gm: GraphModule, node: Node, ctx: Context) -> bool:
+    """An einsum with a weight, and the bias that is added to it, as `linear`."""
+    einsum = read_einsum(node)
+    projection = None if einsum is None else as_projection(einsum)
+    if projection is None or not ctx.spend():
+        return False
+    last, bias = added_bias(node, projection) or (node, None)
+    with gm.graph.inserting_before(last):
+        replacement = as_linear(gm, ctx, projection, bias)
+    inherit_origin(replacement, node)
+    last.replace_all_uses_with(replacement)
+    erase_unused(last)
     return True
 
 

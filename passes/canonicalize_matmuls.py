@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.graph.nodes import calls_of
 from autodeploy.graph.origin import inherit_origin
-from autodeploy.passes.einsum import as_matmul
+from autodeploy.passes.einsum import as_matmul, as_product, read_einsum
 from autodeploy.patterns.matmuls import MATMULS
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite.apply import erase_unused
@@ -32,10 +32,11 @@ class CanonicalizeMatmuls(Pass):
 
 
 def _rewrite(node: Node, ctx: Context) -> bool:
-    if ctx.fuel == 0:
+    einsum = read_einsum(node)
+    if einsum is None or ctx.fuel == 0:
         return False
     with node.graph.inserting_before(node):
-        replacement = as_matmul(node)
+        replacement = as_product(einsum) or as_matmul(einsum)
     if replacement is None or not ctx.spend():
         return False
     inherit_origin(replacement, node)

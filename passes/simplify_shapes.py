@@ -32,10 +32,22 @@ def _reshape(node: Node) -> Node:
 def _flatten(node: Node) -> Node:
     """`flatten` of trailing dimensions as `reshape`, unless the product of their sizes is unknown."""
     source, shape = source_of(node), value(node).shape
-    if not isinstance(shape[-1], int) or len(shape) != int(arguments(node)["start_dim"]) % value(source).dim() + 1:
-        return node
+    trails = len(shape) == int(arguments(node)["start_dim"]) % value(source).dim() + 1
+    return _reshaped(node) if isinstance(shape[-1], int) and trails else node
+
+
+def _unflatten(node: Node) -> Node:
+    """`unflatten` of the last dimension, of known size, as `reshape`."""
+    source = source_of(node)
+    last = int(arguments(node)["dim"]) % value(source).dim() == value(source).dim() - 1
+    return _reshaped(node) if isinstance(value(source).shape[-1], int) and last else node
+
+
+def _reshaped(node: Node) -> Node:
+    """A `reshape` to the shape of `node`, whose unknown sizes are those of the same dimensions of its source."""
+    source = source_of(node)
     sizes: list[int | Node] = []
-    for dim, size in enumerate(shape):
+    for dim, size in enumerate(value(node).shape):
         sizes.append(size if isinstance(size, int) else _size_node(node, source, dim))
     return insert_call(node.graph, aten.reshape.default, (source, sizes))
 
@@ -143,6 +155,7 @@ SHAPES: Mapping[object, Callable[[Node], Node | None]] = MappingProxyType(
         aten.reshape.default: _reshape,
         aten._unsafe_view.default: _reshape,
         aten.flatten.using_ints: _flatten,
+        aten.unflatten.int: _unflatten,
         aten.slice.Tensor: _slice,
         aten.squeeze.dim: _squeeze,
         aten.squeeze.dims: _squeeze,

@@ -80,7 +80,7 @@ def decoder(
 
 
 CASES: Mapping[str, Case] = {
-    "llama in einsum": decoder(llamas.EinsumAttention, {"linear": 7}, missing="projections written as einsums"),
+    "llama in einsum": decoder(llamas.EinsumAttention, {"linear": 7}),
     "llama with sdpa": decoder(llamas.SdpaAttention, {"linear": 7}),
     "llama with one projection, split": decoder(llamas.SplitAttention, {"linear": 5}),
     "llama with complex numbers": decoder(
