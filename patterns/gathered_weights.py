@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from autodeploy.graph.nodes import value
-from autodeploy.rewrite import AnyOf, Call, Computed, Expr, Match, Rule, Var, rewrite
+from autodeploy.rewrite import AnyOf, Call, Computed, Expr, Match, Rule, rewrite
 
 aten = torch.ops.aten
 expert_op = torch.ops.autodeploy.expert_linear.default
@@ -44,16 +44,19 @@ def _sums_rows(letters_of_rows: Callable[[str], str]) -> Callable[[Match], str |
     return guard
 
 
-def multiplies_rows(match: Match) -> str | None:
-    """Decline unless each row is a column, or a row, of its own for the matrix that it chose."""
-    x, rank = value(match.x), value(match.selected).dim() + 1
-    if value(match.weight).dim() != 3 or x.dim() != rank:
-        return f"rows {tuple(x.shape)} do not have one dimension more than their choices"
-    place = match.bindings.get("column", match.bindings.get("row"))
-    wanted = rank if "column" in match.bindings else rank - 1
-    if place % (rank + 1) != wanted or match.squeezed % (rank + 1) != wanted:
-        return "the dimension that is added is not the one that goes"
-    return None
+def _takes_one(dim: int) -> Callable[[Match], str | None]:
+    """Accept a column (`dim` -1) or a row (-2) for each matrix that is chosen."""
+
+    def guard(match: Match) -> str | None:
+        x, selected = value(match.x), value(match.selected)
+        if value(match.weight).dim() != 3 or x.dim() != selected.dim() + 2:
+            return f"{tuple(x.shape)} do not have two dimensions more than the choices"
+        if x.shape[dim] != 1:
+            return f"{tuple(x.shape)} hold more than one row for each choice"
+        fits = all(str(own) in ("1", str(size)) for own, size in zip(x.shape, selected.shape, strict=False))
+        return None if fits else f"{tuple(x.shape)} do not spread to the choices {tuple(selected.shape)}"
+
+    return guard
 
 
 def _gathered(weight: Expr, selected: Expr) -> Expr:
@@ -76,18 +79,24 @@ def _rows_by_equation(x: Expr, selected: Expr, weight: Expr, equation: Expr) -> 
     return _by_equation(Call(aten.unsqueeze.default, (x, -2)), selected, weight, equation)
 
 
-@rewrite(lambda x, selected, weight: _expert(x, selected, weight, False), where=multiplies_rows)
+def _of_columns(x: Expr, selected: Expr, weight: Expr) -> Expr:
+    return Call(aten.unsqueeze.default, (_expert(Call(aten.squeeze.dim, (x, -1)), selected, weight, False), -1))
+
+
+def _of_rows(x: Expr, selected: Expr, weight: Expr) -> Expr:
+    return Call(aten.unsqueeze.default, (_expert(Call(aten.squeeze.dim, (x, -2)), selected, weight, True), -2))
+
+
+@rewrite(_of_columns, where=_takes_one(-1))
 def gathered_matmul(x: Expr, selected: Expr, weight: Expr) -> Expr:
     """`weight[selected] @ x`, rows as columns."""
-    column = Call(aten.unsqueeze.default, (x, Var("column")))
-    return Call(aten.squeeze.dim, (_product(_gathered(weight, selected), column), Var("squeezed")))
+    return _product(_gathered(weight, selected), x)
 
 
-@rewrite(lambda x, selected, weight: _expert(x, selected, weight, True), where=multiplies_rows)
+@rewrite(_of_rows, where=_takes_one(-2))
 def gathered_row_matmul(x: Expr, selected: Expr, weight: Expr) -> Expr:
     """`x @ weight[selected]`, where the weight is stored as `[in, out]`."""
-    row = Call(aten.unsqueeze.default, (x, Var("row")))
-    return Call(aten.squeeze.dim, (_product(row, _gathered(weight, selected)), Var("squeezed")))
+    return _product(x, _gathered(weight, selected))
 
 
 @rewrite(_by_equation, where=_sums_rows(lambda batch: batch))

@@ -110,9 +110,7 @@ CASES: Mapping[str, Case] = {
     "alibi": Case(older.AlibiBlock, ROWS, {"attention": 1, "layer_norm": 1, "linear": 2}),
     "mixture in a loop": Case(mixtures.LoopMixture, ROWS, MIXED, MIXTURE),
     "mixture under a mask": Case(mixtures.MaskedMixture, ROWS, MIXED, MIXTURE, missing="experts in one einsum"),
-    "mixture of gathered weights": Case(
-        mixtures.GatheredMixture, ROWS, MIXED, MIXTURE, missing="gathered weights that multiply columns"
-    ),
+    "mixture of gathered weights": Case(mixtures.GatheredMixture, ROWS, MIXED, MIXTURE),
     "resnet": Case(
         convolutions.ResNetBlock,
         (torch.randn(2, convolutions.CHANNELS, 8, 8),),

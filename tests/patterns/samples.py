@@ -116,8 +116,9 @@ def image(dtype: torch.dtype) -> dict[str, Any]:
     return {**{name: tensor.to(dtype) for name, tensor in tensors.items()}, **sizes}
 
 
-def gathered(dtype: torch.dtype, *, of_rows: bool = False, **extra: Any) -> dict[str, Any]:
-    weight, x = torch.randn(4, WIDTH, WIDTH).to(dtype), torch.randn(6, WIDTH).to(dtype)
+def gathered(dtype: torch.dtype, *, of_rows: bool = False, along: int | None = None, **extra: Any) -> dict[str, Any]:
+    weight, x = torch.rand(4, WIDTH, WIDTH).to(dtype), torch.rand(6, WIDTH).to(dtype)  # no element is a difference
+    x = x if along is None else x.unsqueeze(along)
     selected = torch.tensor([3, 0, 1, 1, 2, 3])
     return {"weight": weight, "x": x, "selected": selected.reshape(-1, 1) if of_rows else selected, **extra}
 
@@ -134,8 +135,8 @@ def inputs_of(rule: Rule) -> Sampler:
         "linear_with_bias": projection,
         "linear_activation": projection,
         "convolution_activation": image,
-        "gathered_matmul": lambda dtype: gathered(dtype, column=-1, squeezed=-1),
-        "gathered_row_matmul": lambda dtype: gathered(dtype, row=-2, squeezed=-2),
+        "gathered_matmul": lambda dtype: gathered(dtype, along=-1),
+        "gathered_row_matmul": lambda dtype: gathered(dtype, along=-2),
         "gathered_einsum": lambda dtype: gathered(dtype, equation="toi,ti->to"),
         "gathered_einsum_of_rows": lambda dtype: gathered(dtype, equation="tkio,ti->tko", of_rows=True),
         "gated_activation": gate,

@@ -326,6 +326,7 @@ IS: dict[str, list[Function]] = {
     "gathered_row_matmul": [
         lambda w, x: (x[0].unsqueeze(-2) @ own_matrices(w, x)).squeeze(1),
         lambda w, x: (x[0][:, None, None] @ own_matrix_pairs(w, x)).squeeze(-2),
+        lambda w, x: x[0, :1].unsqueeze(0) @ own_matrices(w, x),  # the same row for all
     ],
     "gathered_einsum": [
         lambda w, x: torch.einsum("toi,ti->to", own_matrices(w, x), x[0]),
@@ -422,7 +423,7 @@ IS_NOT: dict[str, list[Function]] = {
         lambda w, x: own_matrices(w, x) @ x[0].unsqueeze(-1).expand(-1, -1, 2),
         lambda w, x: (own_matrix_pairs(w, x) @ x[0, :2].unsqueeze(-1)).squeeze(-1),  # of other tokens
     ],
-    "gathered_row_matmul": [lambda w, x: (x[0, :1].unsqueeze(0) @ own_matrices(w, x)).squeeze(0)],
+    "gathered_row_matmul": [lambda w, x: x[0, :2].unsqueeze(0) @ own_matrices(w, x)],
     "gathered_einsum": [
         lambda w, x: torch.einsum("toi,ti->ot", own_matrices(w, x), x[0]),
         lambda w, x: torch.einsum("toi,ti->t", own_matrices(w, x), x[0]),
