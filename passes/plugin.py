@@ -24,6 +24,7 @@ from autodeploy.passes.fuse_gate_up import FuseGateUp
 from autodeploy.passes.fuse_linear_activation import FuseLinearActivation
 from autodeploy.passes.fuse_qkv import FuseQkv
 from autodeploy.passes.fuse_residual_norm import FuseResidualNorm
+from autodeploy.passes.fuse_rope_cache import FuseRopeCache
 from autodeploy.passes.gather_logit_rows import GatherLogitRows
 from autodeploy.passes.merge_common import MergeCommon
 from autodeploy.passes.name_masks import NameMasks
@@ -47,8 +48,8 @@ PLUGIN = Plugin(
         CanonicalizeRotary,
         CanonicalizeMatmuls,
         CanonicalizeAttention,
-        NameMasks,
         CanonicalizeHeads,
+        NameMasks,
         CanonicalizeMlps,
         CanonicalizeExperts,
         CanonicalizeLogits,
@@ -60,6 +61,7 @@ PLUGIN = Plugin(
         FuseConvolutionActivation,
         GatherLogitRows,
         PageAttention,
+        FuseRopeCache,
         TuneKernels,
         ChooseKernels,
     ),
