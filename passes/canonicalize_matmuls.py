@@ -11,12 +11,13 @@ from autodeploy.graph.nodes import calls_of
 from autodeploy.graph.origin import inherit_origin
 from autodeploy.passes.einsum import as_matmul, as_product, read_einsum
 from autodeploy.patterns.matmuls import MATMULS
+from autodeploy.patterns.outer_products import OUTER_PRODUCTS
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite.apply import erase_unused
 
 
 class CanonicalizeMatmuls(Pass):
-    """Write einsums of two operands as matmuls, and undo the joining of batch and heads around attention."""
+    """Write einsums of two operands as matmuls, undo joins of batch and heads around attention, write out products."""
 
     name: ClassVar[str] = "canonicalize_matmuls"
     stage: ClassVar[Stage] = Stage.CANONICALIZE
@@ -24,10 +25,15 @@ class CanonicalizeMatmuls(Pass):
     tolerance: ClassVar[float] = 1e-5
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
-        """Apply the patterns until none matches: each moves a join one operator further."""
+        """Apply the patterns until none matches: each moves a join one operator further.
+
+        That a lone matmul or product is none of them tells nothing.
+        """
         total = sum(_rewrite(node, ctx) for node in calls_of(gm.graph, torch.ops.aten.einsum.default))
         while changed := ctx.rewrite(gm, MATMULS):
             total += changed
+        total += ctx.rewrite(gm, OUTER_PRODUCTS)
+        ctx.misses[:] = [miss for miss in ctx.misses if miss.depth > 1]
         return total
 
 

@@ -13,6 +13,7 @@ from autodeploy.patterns.linears import ACTIVATED, BIASES, LINEARS
 from autodeploy.patterns.logits import LOGITS
 from autodeploy.patterns.matmuls import MATMULS
 from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
+from autodeploy.patterns.outer_products import OUTER_PRODUCTS
 from autodeploy.patterns.rotary import ROTARY
 from autodeploy.patterns.rotary_partial import PARTIAL_ROTARY
 from autodeploy.patterns.rotary_parts import ROTARY_PARTS
@@ -30,6 +31,7 @@ PATTERNS = (
     *ROTARY_ROWS,
     *PARTIAL_ROTARY,
     *MATMULS,
+    *OUTER_PRODUCTS,
     *SCORES,
     *ATTENTIONS,
     *HEADS,

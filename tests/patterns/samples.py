@@ -123,6 +123,12 @@ def gathered(dtype: torch.dtype, *, of_rows: bool = False, along: int | None = N
     return {"weight": weight, "x": x, "selected": selected.reshape(-1, 1) if of_rows else selected, **extra}
 
 
+def outer(dtype: torch.dtype) -> dict[str, Any]:
+    """A column and a row; frequencies and the positions of two sequences."""
+    vectors = {"column": torch.randn(3, TOKENS, 1).to(dtype), "row": torch.randn(3, 1, WIDTH).to(dtype)}
+    return {**vectors, "freqs": torch.rand(WIDTH).to(dtype), "positions": torch.randn(2, TOKENS), "dtype": dtype}
+
+
 def inputs_of(rule: Rule) -> Sampler:
     """The sampler for a pattern, by its name."""
     if rule.name in attention_samples.SAMPLERS:
@@ -142,6 +148,8 @@ def inputs_of(rule: Rule) -> Sampler:
         "gated_activation": gate,
         "gated_sigmoid": gate,
         "glu": halves,
+        "angles_by_matmul": outer,
+        "outer_product": outer,
         "soft_cap": logits,
         "rms_norm_of_heads": norm_of_heads,
         "layer_norm_of_heads_by_hand": norm_of_heads_by_hand,

@@ -19,12 +19,14 @@ from autodeploy.patterns.gathered_weights import GATHERED_WEIGHTS
 from autodeploy.patterns.linears import ACTIVATED, BIASES, LINEARS
 from autodeploy.patterns.logits import LOGITS
 from autodeploy.patterns.norms import HEAD_NORMS, NORMS, UNSCALED_NORMS
+from autodeploy.patterns.outer_products import OUTER_PRODUCTS
 from autodeploy.patterns.rotary import ROTARY
 from autodeploy.patterns.rotary_partial import PARTIAL_ROTARY
 from autodeploy.patterns.rotary_parts import ROTARY_PARTS
 from autodeploy.patterns.rotary_rows import ROTARY_ROWS
 from autodeploy.rewrite import apply_rules
 from tests.graphs import clean, trace
+from tests.patterns import attention_samples
 
 ROPES = (*ROTARY, *ROTARY_PARTS, *ROTARY_ROWS)
 GROUPS = (
@@ -35,6 +37,7 @@ GROUPS = (
     HEAD_NORMS,
     ROPES,
     PARTIAL_ROTARY,
+    OUTER_PRODUCTS,
     ACTIVATIONS,
     GATED,
     LOGITS,
@@ -183,6 +186,13 @@ def in_every_other(w: Weights, x: Tensor) -> Tensor:
     return h * cos + pairs(h) * sin
 
 
+def angles_by_matmul(w: Weights, x: Tensor) -> Tensor:
+    """Llama of transformers 5.17: a column of frequencies, a row of positions."""
+    column = w.frequencies[None, :, None].float().expand(x.shape[0], -1, 1)
+    positions = x[..., 0].to(torch.int32)
+    return (column @ positions[:, None, :].float()).transpose(1, 2)
+
+
 def centred(x: Tensor) -> Tensor:
     mean = x.mean(-1, keepdim=True)
     return (x - mean) * torch.rsqrt((x - mean).pow(2).mean(-1, keepdim=True) + 1e-5)
@@ -292,6 +302,11 @@ IS: dict[str, list[Function]] = {
     "rope_interleaved_token_major": [lambda w, x: turn(w, x, token_major=True, turned=pairs), in_every_other],
     "rope_partial": [turn_some],
     "rope_partial_token_major": [lambda w, x: turn_some(w, x, token_major=True)],
+    "angles_by_matmul": [angles_by_matmul],
+    "outer_product": [
+        lambda w, x: x[..., :1] @ x[:, :1],
+        lambda w, x: (x[0, :, :1] @ w.scale[None, :]).sin(),
+    ],
     "silu": [lambda w, x: functional.silu(x), lambda w, x: torch.sigmoid(x) * x],
     "gelu": [
         lambda w, x: functional.gelu(x),
@@ -400,6 +415,15 @@ IS_NOT: dict[str, list[Function]] = {
     "rope_interleaved_token_major": [lambda w, x: turn(w, x, token_major=True, turned=lambda h: pairs(h.sin()))],
     "rope_partial": [lambda w, x: turn_some(w, x, swapped=True)],
     "rope_partial_token_major": [lambda w, x: turn_some(w, x, token_major=True, swapped=True)],
+    "angles_by_matmul": [
+        lambda w, x: (w.frequencies[None, :, None] @ x[..., 0][:, None, :]).transpose(0, 1),
+        lambda w, x: (x[..., :2] @ w.frequencies[None, :, None]).transpose(1, 2),
+    ],
+    "outer_product": [
+        lambda w, x: x[..., :2] @ x[:, :2],
+        lambda w, x: w.heads(x)[..., :1] @ w.heads(x)[..., :1, :],  # of heads
+        lambda w, x: x[..., :1] @ w.column,  # a vector, which is no row
+    ],
     "silu": [lambda w, x: torch.sigmoid(x) * x.sin()],
     "gelu": [lambda w, x: x * 0.5 * (1.0 + torch.erf(x / 2.0))],
     "gelu_tanh": [lambda w, x: gelu_written(x, cubic=0.05)],
@@ -470,5 +494,5 @@ def test_is_not_rewritten_when(name: str, index: int) -> None:
 
 
 def test_every_pattern_has_both() -> None:
-    names = {rule.name for rule in PATTERNS}
+    names = {rule.name for rule in PATTERNS} - set(attention_samples.SAMPLERS)  # tests/passes/test_attention.py
     assert set(IS) == set(IS_NOT) == names
