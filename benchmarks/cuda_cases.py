@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from autodeploy.kernels.triton import decode as decode_module
 from autodeploy.kernels.triton import linear as linear_module
 from autodeploy.kernels.triton import prefill as prefill_module
+from autodeploy.kernels.triton.attention import decode_config
 from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import DecodeConfig
 from autodeploy.kernels.triton.linear import SkinnyConfig
@@ -163,7 +164,7 @@ def decode_cases(page_sizes: tuple[int, ...], sweep: bool) -> Iterator[Case]:
                 continue
             size = sum(contexts) * KV_HEADS * WIDTH * 4
             caches = [Cache(contexts, 1, page_size) for _ in range(buffers(size))]
-            configs = decode_sweep(len(contexts)) if sweep else [DecodeConfig()]
+            configs = decode_sweep(len(contexts)) if sweep else [decode_config(WIDTH, 2, len(contexts) * KV_HEADS)]
             variants = [
                 Variant(_brief(config), [partial(cache.decode, config) for cache in caches]) for config in configs
             ]
