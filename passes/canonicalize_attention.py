@@ -14,7 +14,7 @@ from autodeploy.graph.evaluate import Evaluator, why_unknown
 from autodeploy.graph.nodes import Target, calls_of, insert_call, value
 from autodeploy.graph.origin import inherit_origin
 from autodeploy.patterns.attention import ATTENTIONS
-from autodeploy.patterns.scores import SCORES, meets_softmax
+from autodeploy.patterns.scores import SCORES, is_of_scores
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite.apply import erase_unused
 from autodeploy.weights.plan import constants_in
@@ -55,11 +55,18 @@ class CanonicalizeAttention(Pass):
 
 
 def _keep_last(gm: GraphModule, ctx: Context) -> None:
-    """Of the misses of several rounds those that are still true; of sums and products, which are everywhere, scores."""
+    """Of the misses of several rounds those that are still true, and that tell something.
+
+    Sums and products are everywhere: only whole patterns count that are of scores.
+    """
     nodes = {node.name: node for node in gm.graph.nodes}
-    of_scores = {rule.name for rule in SCORES}
     last = {(miss.rule, miss.root): miss for miss in ctx.misses if miss.root in nodes}
-    ctx.misses[:] = [one for one in last.values() if one.rule not in of_scores or meets_softmax(nodes[one.root])]
+    of_scores = {rule.name for rule in SCORES}
+    ctx.misses[:] = [
+        miss
+        for miss in last.values()
+        if miss.rule not in of_scores or (miss.complete and is_of_scores(nodes[miss.root]))
+    ]
 
 
 def _take_number(node: Node, ctx: Context, constants: Mapping[str, Tensor]) -> bool:

@@ -85,7 +85,7 @@ def _compute(node: Node, known: dict[Node, Any]) -> Any:
 
 
 def _replace(gm: GraphModule, ctx: Context, node: Node, result: Tensor) -> None:
-    name = f"folded.{node.name}"
+    name = f"folded.{node.name}" + "_" * hasattr(nn.Module, node.name)  # a module's methods keep their names
     ctx.weights.add_constant(name, result.clone(memory_format=torch.contiguous_format))
     with gm.graph.inserting_before(node):
         constant = insert_weight(gm, name, value(node).new_empty(tuple(result.shape)))

@@ -60,6 +60,11 @@ def _swapped(x: Expr) -> Call:
     return Call(aten.transpose.int, (x, 1, 2))
 
 
+def _dtype(x: Any) -> torch.dtype:
+    dtype: torch.dtype = (value(x) if isinstance(x, Node) else x).dtype
+    return dtype
+
+
 def _width_scale(q: Any, scale: float | None) -> float:
     """The scale that PyTorch takes when none is given."""
     like = value(q) if isinstance(q, Node) else q
@@ -67,7 +72,11 @@ def _width_scale(q: Any, scale: float | None) -> float:
 
 
 def _attention(q: Expr, k: Expr, v: Expr, **options: object) -> Call:
-    """Attention of heads before tokens, over keys `[B, H, D, T]`, that sees everything unless an option says else."""
+    """Attention of heads before tokens, over keys `[B, H, D, T]`, that sees everything unless an option says else.
+
+    All is of the values' dtype: queries and keys that a model made wider are not kept so in a cache.
+    """
+    q, k = (Call(aten.to.dtype, (x, Computed(_dtype, (v,)))) for x in (q, k))
     keys = _swapped(Call(aten.transpose.int, (k, 2, 3)))
     names = ("scale", "window", "softcap", "sinks", "alibi_slopes", "causal", "bias")
     given = {"scale": 1.0, "causal": False, **options}

@@ -93,6 +93,10 @@ def _biased(x: Expr, bias: Expr) -> Expr:
     return flattened(x + split)
 
 
+def _converted(x: Expr, dtype: Expr) -> Expr:
+    return flattened(Call(aten.to.dtype, (x, dtype)))
+
+
 def _softmax(x: Expr, dtype: Expr) -> Expr:
     return flattened(Call(aten.softmax.int, (x, -1, dtype)))
 
@@ -139,6 +143,12 @@ def merged_softmax(x: Expr, dim: Expr, dtype: Expr) -> Expr:
     return Call(aten.softmax.int, (_merged(x, "x_shape"), dim, dtype))
 
 
+@rewrite(_converted)
+def merged_cast(x: Expr, dtype: Expr) -> Expr:
+    """A conversion of joined heads."""
+    return Call(aten.to.dtype, (flattened(x), dtype))
+
+
 MATMULS: tuple[Rule, ...] = (
     merged_matmul_transposed,
     merged_matmul,
@@ -147,5 +157,6 @@ MATMULS: tuple[Rule, ...] = (
     merged_divisor,
     merged_bias,
     merged_softmax,
+    merged_cast,
 )
 """Applied until none is left: each moves the join one operator further."""

@@ -42,6 +42,11 @@ def meets_softmax(node: Node) -> bool:
     return False
 
 
+def is_of_scores(node: Node) -> bool:
+    """Whether `node` is computed from tokens, and a softmax over heads follows it."""
+    return meets_softmax(node) and reads_data(node)
+
+
 def are_scores(match: Match) -> str | None:
     """Decline what no softmax over heads follows, and what a mask is made of."""
     if not meets_softmax(match.root):
@@ -79,6 +84,13 @@ def adds_positions(match: Match) -> str | None:
 def by_number(match: Match) -> str | None:
     """Decline a factor that is a tensor."""
     return f"{match.factor} is no number" if isinstance(match.factor, Node) else are_scores(match)
+
+
+def widens(match: Match) -> str | None:
+    """Decline a conversion that loses something."""
+    q = value(match.q).dtype
+    wider = match.dtype.is_floating_point and torch.promote_types(q, match.dtype) == match.dtype
+    return are_scores(match) if wider else f"{match.dtype} does not hold all of {q}"
 
 
 def _dtype(x: Any) -> torch.dtype:
@@ -126,6 +138,10 @@ def _scaled_first(q: Expr, k: Expr, factor: Expr, dtype: Expr) -> Expr:
 
 def _divided_first(q: Expr, k: Expr, factor: Expr, dtype: Expr) -> Expr:
     return _scaled_first(q, k, Computed(_reciprocal, (factor,)), dtype)
+
+
+def _cast_operands(q: Expr, k: Expr, dtype: Expr) -> Expr:
+    return Call(aten.matmul.default, (Call(aten.to.dtype, (q, dtype)), Call(aten.to.dtype, (k, dtype))))
 
 
 def _cast_last(q: Expr, k: Expr, dtype: Expr, dim0: Expr, dim1: Expr) -> Expr:
@@ -190,6 +206,12 @@ def scores_divided(q: Expr, k: Expr, factor: Expr, dtype: Expr) -> Expr:
     return Call(aten.matmul.default, (cast(q, Var("dtype")), k)) / factor
 
 
+@rewrite(_cast_operands, where=widens)
+def scores_cast(q: Expr, k: Expr, dtype: Expr) -> Expr:
+    """Scores converted to a wider dtype, in which they may as well be computed (Falcon with ALiBi)."""
+    return Call(aten.to.dtype, (Call(aten.matmul.default, (q, k)), dtype))
+
+
 @rewrite(_cast_last, where=are_scores)
 def keys_cast_first(q: Expr, k: Expr, dtype: Expr, dim0: Expr, dim1: Expr) -> Expr:
     """Keys converted before they are transposed (GPT-J)."""
@@ -206,6 +228,7 @@ SCORES: tuple[Rule, ...] = (
     scores_biased_twice,
     scores_scaled,
     scores_divided,
+    scores_cast,
     keys_cast_first,
 )
 """Applied until none is left: each undoes one operator."""

@@ -29,7 +29,7 @@ from autodeploy.weights import MemorySource, WeightPlan
 HEADS, KV_HEADS, WIDTH, LONGEST = 4, 2, 8, 64
 PASSES = (
     *(Functionalize(), CleanGraph(), CanonicalizeMatmuls(), CleanGraph()),
-    *(CanonicalizeAttention(), NameMasks(), CleanGraph(), CanonicalizeHeads()),
+    *(CanonicalizeAttention(), CleanGraph(), CanonicalizeHeads(), NameMasks()),
 )
 Attend = Callable[..., Tensor]
 LOW = torch.finfo(torch.float32).min
@@ -172,7 +172,7 @@ def with_einsum_of_rows(m: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 CAUSAL: Mapping[str, Any] = {"causal": True, "bias": None, "window": None, "alibi_slopes": None}
 FOUND: Mapping[Attend, Mapping[str, Any]] = {
     sdpa_causal: CAUSAL,
-    sdpa_masked: {**CAUSAL, "scale": 0.2},
+    sdpa_masked: CAUSAL,
     sdpa_window: {**CAUSAL, "window": 7},
     sdpa_grouped: CAUSAL,
     tril_buffer: CAUSAL,
@@ -190,6 +190,14 @@ FOUND: Mapping[Attend, Mapping[str, Any]] = {
     with_einsum: CAUSAL,
     with_einsum_of_rows: CAUSAL,
 }
+SCALES: Mapping[Attend, float] = {
+    sdpa_masked: 0.2,
+    alibi_of_keys_that_is_scaled: 0.25,
+    repeated: 1.0,
+    with_a_learned_bias: 1.0,
+    **dict.fromkeys((batched, capped, with_sinks, with_einsum, with_einsum_of_rows), 0.3),
+}
+"""The scale of the canonical operator, where it is not the usual one."""
 GROUPED = (sdpa_grouped, repeated, expanded)
 
 
@@ -227,6 +235,7 @@ def test_attention_is_found_and_computes_the_same(attend: Attend) -> None:
     named = arguments(attention)
     assert {name: named[name] for name in FOUND[attend]} == FOUND[attend]
     assert named["k"].meta["val"].shape[2] == (KV_HEADS if attend in GROUPED else HEADS)
+    assert named["scale"] == pytest.approx(SCALES.get(attend, WIDTH**-0.5))
     for num_tokens in (1, 2, 13, 40):
         assert subject.error(num_tokens) <= 2e-6
     left = {str(node.target) for node in subject.graph_module.graph.nodes}

@@ -64,6 +64,10 @@ def products(dtype: torch.dtype) -> dict[str, Any]:
     return {"q": q, "k": k, "factor": 2.0, "dtype": torch.float32}
 
 
+def narrow_products(dtype: torch.dtype) -> dict[str, Any]:
+    return {**products(dtype), "k": draw(dtype, BATCH, HEADS, WIDTH, TOKENS)}
+
+
 def products_of_rows(dtype: torch.dtype) -> dict[str, Any]:
     q, k = torch.randn(BATCH, HEADS, TOKENS, WIDTH), draw(dtype, BATCH, HEADS, TOKENS, WIDTH)
     return {"q": q, "k": k, "dtype": torch.float32, "dim0": 2, "dim1": 3}
@@ -71,7 +75,7 @@ def products_of_rows(dtype: torch.dtype) -> dict[str, Any]:
 
 def heads(dtype: torch.dtype) -> dict[str, Any]:
     """Queries, keys and values whose heads come before tokens, and all that may be done to their scores."""
-    q, k = draw(dtype, BATCH, HEADS, TOKENS, WIDTH), draw(dtype, BATCH, HEADS, WIDTH, TOKENS)
+    q, k = torch.randn(BATCH, HEADS, TOKENS, WIDTH) * 0.3, torch.randn(BATCH, HEADS, WIDTH, TOKENS)
     dtypes = dict.fromkeys(("score_dtype", "softmax_dtype", "weight_dtype"), torch.float32)
     column = {"column": [1, HEADS, 1, 1], "columns": [BATCH, HEADS, TOKENS, 1], "join": -1}
     bounds = {"slice_dim": 3, "start": 0, "end": -1, "step": 1}
@@ -137,6 +141,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     "merged_divisor": joined_scores,
     "merged_bias": joined_scores,
     "merged_softmax": joined_scores,
+    "merged_cast": joined_scores,
     "scores_filled": scores,
     "scores_chosen": scores,
     "scores_bounded": scores_of_softmax,
@@ -146,6 +151,7 @@ SAMPLERS: Mapping[str, Sampler] = {
     "biased_scores_divided": scores,
     "scores_scaled": products,
     "scores_divided": products,
+    "scores_cast": narrow_products,
     "keys_cast_first": products_of_rows,
     "attention": heads,
     "attention_biased": heads,

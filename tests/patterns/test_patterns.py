@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from autodeploy.patterns import PATTERNS
+from autodeploy.patterns.attention import ATTENTIONS
 from autodeploy.rewrite import Rule
 from autodeploy.rewrite.expression import holes_of
 from autodeploy.testing import check_pattern, mutants, surviving_mutants
@@ -26,6 +27,7 @@ ROUNDS_OTHERWISE = frozenset(
         "layer_norm_of_heads_by_hand",
         "linear_with_bias",
         "scores_biased_twice",
+        "scores_cast",
         "scores_shifted",
         "soft_cap",
     }
@@ -40,6 +42,11 @@ EQUIVALENT: Mapping[tuple[str, str], str] = {
     ("rope_of_neighbours_to_halves", "slice.start dropped"): "a slice without a start begins at 0",
     ("rope_of_neighbours_to_halves", "slice.end dropped"): "a slice without an end has all of the rest",
     ("rope_of_neighbours_to_halves", "slice.end dropped (2)"): "a slice without an end has all of the rest",
+    **{
+        (rule.name, "to left out (2)"): "the reference takes keys of any dtype; a cache does not"
+        for rule in ATTENTIONS
+        if rule.name != "attention_built_in"
+    },
 }
 """Mutants that compute the same function, by pattern and name, and why."""
 
