@@ -61,13 +61,8 @@ class LLM(RuntimeLLM):
     ) -> None:
         progress = progress or NullProgress()
         settings = {key: value for key, value in set.items() if key.startswith("runtime.")}
-        if (Path(model) / MANIFEST).is_file():
-            _refuse_decided(model, set, dtype=dtype, recipe=recipe, workload=workload, load_format=load_format)
-            found = artifact.load(Path(model))
-        else:
-            options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload, "load_format": load_format}
-            decided = {key: value for key, value in set.items() if key not in settings}
-            found = _build(str(model), {**options, "set": decided}, progress)
+        options = {"dtype": dtype, "recipe": recipe, "workload": workload, "load_format": load_format}
+        found = find_artifact(model, gpu=gpu, set=set, progress=progress, **options)
         if engine not in ENGINES:
             raise InputError(f"engine={engine!r}: not a choice; {nearest(engine, ENGINES)}")
         if engine == "auto":
@@ -80,6 +75,26 @@ class LLM(RuntimeLLM):
             for sentence in core.notes:
                 progress.note(sentence)
             super().__init__(Engine(core, _tokenizer(found)))
+
+
+def find_artifact(
+    model: str | Path,
+    *,
+    gpu: str,
+    set: Mapping[str, Any],  # noqa: A002
+    progress: Progress,
+    **options: str,
+) -> Artifact:
+    """The artifact in the folder `model`, or else one of that model, built into the user's cache if it is not there.
+
+    `options` are `dtype`, `recipe`, `workload` and `load_format`; of `set`, what is not `runtime.*` decides the build.
+    Raises InputError (or one of its kinds) for a model or option that is not valid.
+    """
+    if (Path(model) / MANIFEST).is_file():
+        _refuse_decided(model, set, **options)
+        return artifact.load(Path(model))
+    decided = {key: value for key, value in set.items() if not key.startswith("runtime.")}
+    return _build(str(model), {"gpu": gpu, **options, "set": decided}, progress)
 
 
 def load_core(

@@ -1,23 +1,41 @@
-"""`autodeploy bench`: how fast a program is, and what each pass is worth."""
+"""`autodeploy bench`: how fast a program is, where its time goes, and what each pass is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autodeploy.cli import options as opt
-from autodeploy.cli import output, seam
+from autodeploy.cli import output
+from autodeploy.cli.bench_steps import Loading, bench_passes, bench_steps
 from autodeploy.cli.progress import RichProgress
 from autodeploy.errors import InputError
 
 if TYPE_CHECKING:
-    from autodeploy.bench import Ablation, Load, LoadSpeed
+    from autodeploy.bench import Comparison, Report
 
-LOAD = "What is served"
+RUNS, LOAD, REPORT = "What is measured", "What is served without --run", "What becomes of the figures"
+FAILED = 1
 
+Runs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--run",
+        metavar="WORKLOAD",
+        help="decode:BATCH, ttft:TOKENS, offline:PROMPTxNEW[xREQUESTS], prefix:SHARED+OWNxREQUESTS,"
+        " serve:RATE[@AT_ONCE][xREQUESTS] (requests a second, or inf), or targets for a whole table."
+        " Can be repeated.",
+        rich_help_panel=RUNS,
+    ),
+]
+Profile = Annotated[
+    bool,
+    typer.Option("--profile", help="Where the time of each decode and ttft goes, by kernel.", rich_help_panel=RUNS),
+]
 Batch = Annotated[
     list[int] | None,
     typer.Option("--batch", min=1, help="Requests at once; can be repeated.  [default: 1, 8]", rich_help_panel=LOAD),
@@ -29,15 +47,27 @@ Ablate = Annotated[
     bool,
     typer.Option("--ablate", help="Leave out each pass in turn, at the first batch size.", rich_help_panel=LOAD),
 ]
+Save = Annotated[Path | None, typer.Option(help="Write the report of --run to this file.", rich_help_panel=REPORT)]
+Baseline = Annotated[
+    Path | None, typer.Option(help="Compare with a saved report; exit 1 if worse.", rich_help_panel=REPORT)
+]
+Tolerance = Annotated[
+    float, typer.Option(min=0, help="Percent that a figure may lose to --baseline.", rich_help_panel=REPORT)
+]
 
 
 def bench(
     model: opt.ModelOrArtifact,
+    run: Runs = None,
+    profile: Profile = False,
     batch: Batch = None,
     prompt_tokens: PromptTokens = 128,
     new_tokens: NewTokens = 32,
     repeat: Repeat = 5,
     ablate: Ablate = False,
+    save: Save = None,
+    baseline: Baseline = None,
+    tolerance: Tolerance = 5.0,
     gpu: opt.Gpu = "auto",
     workload: opt.Workload = "balanced",
     recipe: opt.Recipe = "auto",
@@ -45,67 +75,55 @@ def bench(
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
     capture: opt.Capture = None,
+    engine: opt.Engine = "auto",
     as_json: opt.Json = False,
     debug: opt.Debug = False,
-) -> None:
-    """Time the prefill and the decode steps of MODEL, or of the program in ARTIFACT, on random prompts."""
+) -> int:
+    """Measure MODEL, or the program in ARTIFACT, on random prompts: with --run by workloads, else step by step."""
     opt.check_capture(capture)
     opt.check_load_format(load_format)
     options = opt.build_options(gpu, dtype, recipe, workload, settings, None, None)
-    from autodeploy.bench import Load
+    loading = Loading(model, options, load_format, capture, engine)
+    if run:
+        if batch or ablate:
+            raise InputError("--run has its own batch sizes and passes: leave out --batch and --ablate")
+        return _deliver(*_report(loading, run, profile, baseline, tolerance), save, as_json)
+    for option, given in (("--profile", profile), ("--save", save), ("--baseline", baseline)):
+        if given:
+            raise InputError(f"{option} is about workloads: add --run targets, or --run decode:1")
+    if ablate:
+        bench_passes(loading, (batch or [1])[0], prompt_tokens, new_tokens, repeat, as_json)
+    else:
+        bench_steps(loading, batch or [1, 8], prompt_tokens, new_tokens, repeat, as_json)
+    return 0
 
-    loads = [Load(size, prompt_tokens, new_tokens) for size in batch or (1, 8)]
+
+def _report(
+    loading: Loading, run: list[str], profile: bool, baseline: Path | None, tolerance: float
+) -> tuple[Report, Comparison | None]:
+    """What the workloads of `run` come to, and how that compares with the baseline."""
+    from autodeploy.bench import Session, compare, parse_workloads, read_figures
+    from autodeploy.llm import find_artifact
+
+    workloads = parse_workloads(run)
+    before = None if baseline is None else read_figures(baseline)
+    keywords = loading.options.keywords()
+    own = {key: value for key, value in keywords["set"].items() if key.startswith("runtime.")}
     with RichProgress(output.err()) as progress:
-        if ablate:
-            found = _ablate(model, loads[0], repeat, options, load_format, progress)
-            _show(model, as_json, ablation=found)
-            return
-        speeds = _speeds(model, loads, repeat, options, load_format, capture, progress)
-    _show(model, as_json, speeds=speeds)
+        found = find_artifact(loading.model, **keywords, load_format=loading.load_format, progress=progress)
+        session = Session(found, own, loading.options.gpu, loading.capture, loading.engine, progress)
+        report = session.report(workloads, profile=profile, command=shlex.join(["autodeploy", *sys.argv[1:]]))
+    return report, None if before is None else compare(report.figures, before, tolerance)
 
 
-def _speeds(
-    model: str,
-    loads: list[Load],
-    repeat: int,
-    options: opt.BuildOptions,
-    load_format: str,
-    capture: str | None,
-    progress: RichProgress,
-) -> list[LoadSpeed]:
-    from autodeploy.bench import measure_speed
-
-    keywords = options.keywords()
-    # A round must not find its prompts in the cache, and every request of a load must run at once.
-    largest = max(load.batch_size for load in loads)
-    keywords["set"] = {"runtime.max_batch_size": largest, **keywords["set"], "runtime.prefix_reuse": False}
-    llm = seam.load_llm(model, **keywords, load_format=load_format, capture=capture, progress=progress)
-    progress.start("bench", len(loads) * (repeat + 1))
-    speeds = measure_speed(llm.engine, loads, repeat, lambda: progress.advance("bench"))
-    progress.finish("bench")
-    return speeds
-
-
-def _ablate(
-    model: str, load: Load, repeat: int, options: opt.BuildOptions, load_format: str, progress: RichProgress
-) -> Ablation:
-    from autodeploy.artifact.manifest import MANIFEST
-    from autodeploy.bench import ablate
-    from autodeploy.builder import Job
-
-    if (Path(model) / MANIFEST).is_file():
-        raise InputError(f"--ablate: {model} is an artifact, whose passes have run; give the model it was built from")
-    keywords = options.keywords()
-    values = {"runtime.max_batch_size": load.batch_size, **keywords.pop("set")}
-    job = Job(model, **keywords, values=values, weights=load_format != "random")
-    return ablate(job, load, repeat, load_format=load_format, progress=progress)
-
-
-def _show(model: str, as_json: bool, *, speeds: Sequence[LoadSpeed] = (), ablation: Ablation | None = None) -> None:
+def _deliver(report: Report, compared: Comparison | None, save: Path | None, as_json: bool) -> int:
+    """Save and show a report; the exit code."""
+    if save is not None:
+        report.save(save)
     if as_json:
-        found: dict[str, Any] = {"model": model, "speeds": [one.as_dict() for one in speeds]}
-        output.print_json({**found, "ablation": ablation.as_dict() if ablation else None})
-        return
-    from autodeploy.bench.speed import speed_table
-
-    output.out().print(ablation or speed_table(speeds, f"Speed of {model}"))
+        output.print_json({**report.as_dict(), "baseline": compared.as_dict() if compared else None})
+    else:
+        output.out().print(report)
+        if compared is not None:
+            output.out().print(compared)
+    return FAILED if compared is not None and compared.worse else 0

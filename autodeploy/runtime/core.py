@@ -7,6 +7,7 @@ from typing import Protocol
 
 from autodeploy.errors import RecipeError
 from autodeploy.runtime.batch import Batch
+from autodeploy.runtime.clock import StepClock
 from autodeploy.runtime.graphs import Bucket, decode_buckets, mixed_buckets
 from autodeploy.runtime.memory import resolve_num_pages
 from autodeploy.runtime.messages import NewRequest, NewTokens, PromptRows, StepOutput
@@ -71,6 +72,8 @@ class EngineCore:
         num_pages = resolve_num_pages(model, settings, max_model_len)
         on_gpu = model.device.type == "cuda"
         self.settings = settings
+        self.device = model.device
+        self.clock = StepClock()
         self.scheduler = Scheduler(settings, num_pages, max_model_len)
         self._runner = Runner(
             model,
@@ -151,6 +154,7 @@ class EngineCore:
         one was prepared.
         """
         output = StepOutput([], [])
+        self.clock.start()
         if self._under_way is not None and any(request.needs_known_tokens for request in self.scheduler.running):
             self._settle(output)
         launched = self._launch()
@@ -164,11 +168,13 @@ class EngineCore:
     def _launch(self) -> Launched | None:
         """Start the next step; None when nobody has a token to compute."""
         batch = self.scheduler.schedule()
+        self.clock.mark("schedule")
         if not batch.items:
             return None
         launched = self._runner.launch(batch)
         self.scheduler.expect(batch)
         self._num_steps += 1
+        self.clock.mark("launch")
         return launched
 
     def _settle(self, output: StepOutput) -> None:
@@ -176,9 +182,11 @@ class EngineCore:
         assert self._under_way is not None
         batch, result = self._under_way.batch, self._under_way.collect()
         self._under_way = None
+        self.clock.mark("wait")
         taken = self.scheduler.settle(batch, result.token_ids)
         self._num_generated_tokens += len(taken)
         self._report(batch, result, taken, output)
+        self.clock.mark("settle")
 
     def _report(self, batch: Batch, result: StepResult, taken: Sequence[int], output: StepOutput) -> None:
         for i, rows in result.prompt_logprobs.items():

@@ -1,0 +1,212 @@
+"""The workloads of a benchmark: values that know their name, how to run on an engine, and the floor of their figure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from statistics import fmean
+from typing import Protocol
+
+from autodeploy.bench.ceilings import Ceilings
+from autodeploy.bench.cost import Cost, CostModel, StepShape
+from autodeploy.bench.figure import Figure
+from autodeploy.runtime.llm import LLM
+from autodeploy.runtime.sampling_params import SamplingParams
+
+ROUNDS = 3
+DECODE_PROMPT = 128
+FEW, MANY = 2, 130  # new tokens; the difference of their times is that of decoding alone
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What the floor of a figure is computed from."""
+
+    model: CostModel
+    ceilings: Ceilings
+    max_batch_size: int
+
+    def seconds(self, *steps: tuple[StepShape, float]) -> tuple[float, str]:
+        """The least time of so many steps of each shape, and what bounds it."""
+        costs = (self.model.cost(shape).times(times) for shape, times in steps)
+        return self.ceilings.floor(sum(costs, Cost()))
+
+
+class Workload(Protocol):
+    """Something to measure, called `name` on the command line and in reports."""
+
+    @property
+    def name(self) -> str:
+        """As `parse_workload` reads it."""
+
+    @property
+    def reuses_prefixes(self) -> bool:
+        """Whether the engine is to look for prompts in its cache."""
+
+    @property
+    def batch_size(self) -> int:
+        """How many requests must be able to run at once."""
+
+    def measure(self, llm: LLM, floors: Floors) -> list[Figure]:
+        """Serve it; RequestError when the model cannot take such requests."""
+
+
+@dataclass(frozen=True)
+class Decode:
+    """Tokens a second of requests that decode together.
+
+    Each has 128 random tokens; it is the time of 130 new tokens less that of 2, best of three rounds each.
+    """
+
+    batch_size: int
+    reuses_prefixes: bool = False
+
+    @property
+    def name(self) -> str:
+        """decode:BATCH"""
+        return f"decode:{self.batch_size}"
+
+    def measure(self, llm: LLM, floors: Floors) -> list[Figure]:
+        """Serve it."""
+        rounds = range(ROUNDS)
+        few, many = (min(self._seconds(llm, new, round_) for round_ in rounds) for new in (FEW, MANY))
+        num_tokens = self.batch_size * (MANY - FEW)
+        floor, bound = floors.seconds((self.mean_step(), 1))
+        tokens_s = num_tokens / (many - few)
+        return [Figure(self.name, "output", tokens_s, "tok/s", True, self.batch_size / floor, bound)]
+
+    def mean_step(self) -> StepShape:
+        """The mean of the steps that are timed, in which the cache holds each request's tokens but the newest."""
+        return StepShape(self.batch_size, 1, DECODE_PROMPT + (FEW + MANY - 1) / 2)
+
+    def _seconds(self, llm: LLM, num_new: int, round_: int) -> float:
+        return answer_seconds(llm, random_prompts(llm, self.batch_size, DECODE_PROMPT, round_), num_new)
+
+
+@dataclass(frozen=True)
+class Ttft:
+    """Time to the first token of one request of random tokens, best of three."""
+
+    prompt_len: int
+    batch_size: int = 1
+    reuses_prefixes: bool = False
+
+    @property
+    def name(self) -> str:
+        """ttft:TOKENS"""
+        return f"ttft:{self.prompt_len}"
+
+    def measure(self, llm: LLM, floors: Floors) -> list[Figure]:
+        """Serve it, once more than is counted."""
+        times = [answer_seconds(llm, random_prompts(llm, 1, self.prompt_len, one), 1) for one in range(ROUNDS + 1)]
+        floor, bound = floors.seconds((StepShape(1, self.prompt_len, self.prompt_len), 1))
+        return [Figure(self.name, "ttft", 1e3 * min(times[1:]), "ms", floor=1e3 * floor, bound=bound)]
+
+
+@dataclass(frozen=True)
+class Offline:
+    """Output tokens a second of many requests that are there from the start."""
+
+    prompt_len: int
+    num_new: int
+    num_requests: int = 1024
+    batch_size: int = 1
+    reuses_prefixes: bool = False
+
+    @property
+    def name(self) -> str:
+        """offline:PROMPTxNEW, with xREQUESTS unless they are 1,024"""
+        requests = "" if self.num_requests == Offline.num_requests else f"x{self.num_requests}"
+        return f"offline:{self.prompt_len}x{self.num_new}{requests}"
+
+    def measure(self, llm: LLM, floors: Floors) -> list[Figure]:
+        """Serve it once."""
+        prompts = random_prompts(llm, self.num_requests, self.prompt_len)
+        answer_seconds(llm, prompts[:1], 1)
+        seconds = answer_seconds(llm, prompts, self.num_new)
+        least, bound = floors.seconds(*self._steps(floors.max_batch_size))
+        num_tokens = self.num_requests * self.num_new
+        return [Figure(self.name, "output", num_tokens / seconds, "tok/s", True, num_tokens / least, bound)]
+
+    def _steps(self, max_batch_size: int) -> list[tuple[StepShape, float]]:
+        """The fewest steps that it takes: each weight is read at most once for all requests that run at once."""
+        at_once = min(max_batch_size, self.num_requests)
+        prompt = StepShape(at_once, self.prompt_len, self.prompt_len)
+        decode = StepShape(at_once, 1, self.prompt_len + self.num_new / 2)
+        waves = self.num_requests / at_once
+        return [(prompt, waves), (decode, waves * (self.num_new - 1))]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Mean time to the first token of requests that share the start of their prompts, which is in the cache or not."""
+
+    shared_len: int
+    own_len: int
+    num_requests: int
+    reuses_prefixes: bool = True
+
+    @property
+    def name(self) -> str:
+        """prefix:SHARED+OWNxREQUESTS"""
+        return f"prefix:{self.shared_len}+{self.own_len}x{self.num_requests}"
+
+    @property
+    def batch_size(self) -> int:
+        """They all arrive at once."""
+        return self.num_requests
+
+    def measure(self, llm: LLM, floors: Floors) -> list[Figure]:
+        """Serve it with prefixes of their own, and with one in common that an earlier request has left in the cache."""
+        whole = self.shared_len + self.own_len
+        without = min(self._mean(llm, random_prompts(llm, self.num_requests, whole, one)) for one in range(ROUNDS))
+        shared = random_prompts(llm, 1, self.shared_len, ROUNDS)[0]
+        answer_seconds(llm, [shared], 1)
+        warm = min(self._mean(llm, self._suffixed(llm, shared, ROUNDS + 1 + one)) for one in range(ROUNDS))
+        return [
+            Figure(self.name, "ttft mean, warm", 1e3 * warm, "ms"),
+            Figure(self.name, "ttft mean, cold", 1e3 * without, "ms"),
+            Figure(self.name, "gain", without / warm, "times", True),
+        ]
+
+    def _suffixed(self, llm: LLM, shared: list[int], seed: int) -> list[list[int]]:
+        return [shared + own for own in random_prompts(llm, self.num_requests, self.own_len, seed)]
+
+    def _mean(self, llm: LLM, prompts: Sequence[list[int]]) -> float:
+        return fmean(first_token_seconds(llm, prompts))
+
+
+def random_prompts(llm: LLM, num_requests: int, prompt_len: int, seed: int = 0) -> list[list[int]]:
+    """Prompts of random tokens: other ones for another seed, or another length."""
+    draw = Random(f"{seed}/{prompt_len}")
+    tokens = range(llm.engine.core.vocab_size)
+    return [draw.choices(tokens, k=prompt_len) for _ in range(num_requests)]
+
+
+def greedy(num_new: int) -> SamplingParams:
+    """Exactly so many tokens, without text."""
+    return SamplingParams(max_tokens=num_new, temperature=0, ignore_eos=True, detokenize=False)
+
+
+def answer_seconds(llm: LLM, prompts: Sequence[list[int]], num_new: int) -> float:
+    """The time to answer all prompts with `num_new` tokens each."""
+    params = greedy(num_new)
+    started = time.perf_counter()
+    llm.generate(list(prompts), params)
+    return time.perf_counter() - started
+
+
+def first_token_seconds(llm: LLM, prompts: Sequence[list[int]]) -> list[float]:
+    """The time to the first token of each of some requests that arrive together, in the order they had it."""
+    engine, number, params = llm.engine, count(), greedy(1)
+    started = time.perf_counter()
+    for prompt in prompts:
+        engine.add_request(f"bench-{next(number)}", prompt, params)
+    times: list[float] = []
+    while engine.has_unfinished:
+        outputs = engine.step()
+        times += [time.perf_counter() - started] * len(outputs)
+    return times
