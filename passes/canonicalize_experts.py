@@ -8,6 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from autodeploy.graph.nodes import calls_of, insert_call, value
+from autodeploy.passes.dense_experts import Chosen, read_dense
 from autodeploy.passes.expert_terms import Mixture, is_end, read_mixture
 from autodeploy.passes.join_experts import Joined, Unlike, all_experts
 from autodeploy.patterns.gathered_weights import GATHERED_WEIGHTS
@@ -23,7 +24,7 @@ _CHECKS = (aten._assert_scalar.default, aten.sym_constrain_range_for_size.defaul
 class CanonicalizeExperts(Pass):
     """Replace a sum over experts, each computed for the rows that chose it or for all, by `expert_linear`s.
 
-    So are products with weights that were gathered for each row.
+    So are products with weights that were gathered for each row, and those with the weights of all experts at once.
     The experts must be alike but for their weights, which the plan stacks. What they are weighted by, and how rows
     choose them, stays as it is written. A mixture whose weights do not show which experts a row chose is computed with
     all of them, as it was before; that is correct and slow, and reported (Shazeer et al., 2017).
@@ -37,6 +38,7 @@ class CanonicalizeExperts(Pass):
     def run(self, gm: GraphModule, ctx: Context) -> int:
         """Apply the patterns of products, then read each sum of two or more experts; replace it, or say why not."""
         changed = ctx.rewrite(gm, GATHERED_WEIGHTS)
+        changed += sum(_choose(gm, ctx, root) for root in calls_of(gm.graph, aten.sum.dim_IntList))
         for root in reversed(calls_of(gm.graph, *_SUMS)):
             if root._erased or not is_end(root):
                 continue
@@ -70,6 +72,24 @@ class CanonicalizeExperts(Pass):
         for node in found:
             _erase_checks(node)  # type: ignore[arg-type]
         return True
+
+
+def _choose(gm: GraphModule, ctx: Context, root: Node) -> bool:
+    """A sum over all experts, computed by weights that hold all of them, as one over those that each row chose."""
+    mixture = None if root._erased else read_dense(root)
+    if mixture is None or mixture.routing.selected is None or ctx.fuel == 0:
+        return False
+    with gm.graph.inserting_before(root):
+        try:
+            results = Chosen(gm, ctx, mixture.routing.selected).compute(mixture.results, mixture.place)
+        except Unlike as unlike:
+            ctx.misses.append(Miss.at(CanonicalizeExperts.name, root, unlike.node, str(unlike)))
+            return False
+        total = _mixed(results, mixture.routing.weights, Mixture(root, (), ()))
+    ctx.spend()
+    root.replace_all_uses_with(total)
+    erase_unused(root)
+    return True
 
 
 def _declines(mixture: Mixture) -> str | None:

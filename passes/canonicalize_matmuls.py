@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch.fx import GraphModule, Node
 
-from autodeploy.graph.nodes import calls_of
+from autodeploy.graph.nodes import calls_of, is_call, value
 from autodeploy.graph.origin import inherit_origin
-from autodeploy.passes.einsum import as_matmul, as_product, read_einsum
+from autodeploy.passes.einsum import Einsum, as_matmul, as_product, read_einsum
 from autodeploy.patterns.matmuls import MATMULS
 from autodeploy.patterns.outer_products import OUTER_PRODUCTS
 from autodeploy.pipeline import Context, Pass, Stage
@@ -39,7 +39,7 @@ class CanonicalizeMatmuls(Pass):
 
 def _rewrite(node: Node, ctx: Context) -> bool:
     einsum = read_einsum(node)
-    if einsum is None or ctx.fuel == 0:
+    if einsum is None or _has_matrices(einsum) or ctx.fuel == 0:
         return False
     with node.graph.inserting_before(node):
         replacement = as_product(einsum) or as_matmul(einsum)
@@ -49,3 +49,10 @@ def _rewrite(node: Node, ctx: Context) -> bool:
     node.replace_all_uses_with(replacement)
     erase_unused(node)
     return True
+
+
+def _has_matrices(einsum: Einsum) -> bool:
+    """Whether an operand holds several matrices, gathered or all: `canonicalize_experts` knows einsums with those."""
+    operands = (einsum.first, einsum.second)
+    sources = [one.args[0] if is_call(one, torch.ops.aten.index.Tensor) else one for one in operands]
+    return any(isinstance(one, Node) and one.op == "get_attr" and value(one).dim() > 2 for one in sources)

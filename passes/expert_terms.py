@@ -110,10 +110,10 @@ def _dense_term(found: Mapping[str, Any]) -> Term | None:
     last = found["dim"] in (-1, value(table).dim() - 1)
     if not last or found.get("end", found["expert"] + 1) != found["expert"] + 1:
         return None
-    return Term(found["expert"], found["result"], _unspread(table))
+    return Term(found["expert"], found["result"], unspread(table))
 
 
-def _unspread(table: Node) -> Routing:
+def unspread(table: Node) -> Routing:
     """The few experts of each row that a table of all their weights was made of; all of them where it does not show."""
     found = find(SPREAD_WEIGHTS, table)
     if found is None:

@@ -17,7 +17,7 @@ from autodeploy.weights import Stack
 
 aten = torch.ops.aten
 ops = torch.ops.autodeploy
-_POINTWISE = frozenset(
+POINTWISE = frozenset(
     {
         ops.activate.default,
         ops.gated_activation.default,
@@ -37,6 +37,7 @@ _POINTWISE = frozenset(
         aten.clamp.default,
     }
 )
+"""What computes each element of its result from the same elements of its arguments."""
 
 
 class Unlike(Exception):  # noqa: N818 (a verdict, not an error)
@@ -73,7 +74,7 @@ class Joined:
             raise Unlike(first, f"{first} and its like of other experts are not the same operator")
         if is_call(first, ops.linear.default):
             return self._linear(nodes)
-        if first.target not in _POINTWISE:
+        if first.target not in POINTWISE:
             raise Unlike(first, f"{first} ({first.target}) is neither a projection nor pointwise")
         args = [self._argument(first, given) for given in zip(*(node.args for node in nodes), strict=True)]
         if any(node.kwargs != first.kwargs for node in nodes):

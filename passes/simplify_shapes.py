@@ -116,9 +116,9 @@ def _expand(node: Node) -> Node:
 
 def _reorder(node: Node) -> Node:
     """None where the dimensions are, or return to be, in order; `transpose` where two are swapped."""
-    order, source = _order(node), source_of(node)
+    order, source = order_of(node), source_of(node)
     if is_call(source, aten.transpose.int, aten.permute.default):
-        inner = _order(source)
+        inner = order_of(source)
         order, source = [inner[dim] for dim in order], source_of(source)
     moved = [dim for dim, place in enumerate(order) if dim != place]
     if not moved:
@@ -128,9 +128,11 @@ def _reorder(node: Node) -> Node:
     return insert_call(node.graph, aten.transpose.int, (source, *moved))
 
 
-def _order(node: Node) -> list[int]:
+def order_of(node: Node) -> list[int]:
     """Which dimension of its input each dimension of a transpose or permute is."""
     rank = value(node).dim()
+    if node.target is aten.t.default:
+        return list(reversed(range(rank)))
     if node.target is aten.permute.default:
         return [dim % rank for dim in cast("Sequence[int]", node.args[1])]
     swapped = (-2, -1) if node.target is aten.mT.default else node.args[1:3]
@@ -165,6 +167,7 @@ SHAPES: Mapping[object, Callable[[Node], Node | None]] = MappingProxyType(
         aten.transpose.int: _reorder,
         aten.permute.default: _reorder,
         aten.mT.default: _reorder,
+        aten.t.default: _reorder,
         aten.cat.default: _cat,
     }
 )

@@ -109,7 +109,7 @@ CASES: Mapping[str, Case] = {
     "vit": Case(older.VitBlock, ROWS, {"attention": 1, "layer_norm": 2, "activate": 1, "linear": 4}),
     "alibi": Case(older.AlibiBlock, ROWS, {"attention": 1, "layer_norm": 1, "linear": 2}),
     "mixture in a loop": Case(mixtures.LoopMixture, ROWS, MIXED, MIXTURE),
-    "mixture under a mask": Case(mixtures.MaskedMixture, ROWS, MIXED, MIXTURE, missing="experts in one einsum"),
+    "mixture under a mask": Case(mixtures.MaskedMixture, ROWS, MIXED, MIXTURE),
     "mixture of gathered weights": Case(mixtures.GatheredMixture, ROWS, MIXED, MIXTURE),
     "resnet": Case(
         convolutions.ResNetBlock,

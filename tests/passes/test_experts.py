@@ -14,6 +14,7 @@ from autodeploy.export import trace_module
 from autodeploy.graph.attributes import set_attribute
 from autodeploy.passes.canonicalize_experts import CanonicalizeExperts
 from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
+from autodeploy.passes.canonicalize_matmuls import CanonicalizeMatmuls
 from autodeploy.passes.canonicalize_mlps import CanonicalizeMlps
 from autodeploy.passes.clean_graph import CleanGraph
 from autodeploy.passes.functionalize import Functionalize
@@ -21,7 +22,15 @@ from autodeploy.pipeline import Context, PassReport, run_passes
 from autodeploy.weights import MemorySource, Stack, WeightPlan
 from tests.graphs import targets
 
-PASSES = (Functionalize(), CleanGraph(), CanonicalizeLinears(), CanonicalizeMlps(), CanonicalizeExperts())
+PASSES = (
+    Functionalize(),
+    CleanGraph(),
+    CanonicalizeLinears(),
+    CanonicalizeMatmuls(),
+    CleanGraph(),
+    CanonicalizeMlps(),
+    CanonicalizeExperts(),
+)
 EXPERT = "autodeploy.expert_linear.default"
 WIDTH, INNER, EXPERTS, CHOSEN = 8, 12, 4, 2
 
@@ -310,4 +319,130 @@ def test_products_with_gathered_weights_are_of_experts(form: type[Gathered]) -> 
     found = targets(gm)
     assert found.count(EXPERT) == 2
     assert "aten.index.Tensor" not in found
+    assert error(gm, module, torch.randn(1, 11, WIDTH)) <= 1e-5
+
+
+class AllAtOnce(nn.Module):
+    """Matrices of all experts in one weight, all of them multiplied, and a table that is zero for most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(WIDTH, EXPERTS, bias=False)
+        self.up = nn.Parameter(torch.randn(EXPERTS, 2 * INNER, WIDTH))
+        self.up_bias = nn.Parameter(torch.randn(EXPERTS, 2 * INNER))
+        self.down = nn.Parameter(torch.randn(EXPERTS, WIDTH, INNER))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.view(-1, WIDTH)
+        return self.combine(rows, self.shares(self.router(rows))).view(x.shape)
+
+    def shares(self, scores: Tensor) -> Tensor:
+        weights, selected = scores.topk(CHOSEN, -1)
+        return torch.zeros_like(scores).scatter(-1, selected, weights.softmax(-1))
+
+    def combine(self, x: Tensor, table: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def gated(both: Tensor) -> Tensor:
+        gate, up = both.chunk(2, -1)
+        return functional.silu(gate) * up
+
+
+class DenseEinsums(AllAtOnce):
+    def combine(self, x: Tensor, table: Tensor) -> Tensor:
+        both = torch.einsum("th,eih->tei", x, self.up)
+        return torch.einsum("teh,te->th", torch.einsum("tei,ehi->teh", self.gated(both), self.down), table)
+
+
+class ExpertsFirst(AllAtOnce):
+    def combine(self, x: Tensor, table: Tensor) -> Tensor:
+        both = torch.einsum("eih,th->eti", self.up, x) + self.up_bias[:, None]
+        results = torch.einsum("eti,ehi->eth", self.gated(both), self.down)
+        return (results * table.t().unsqueeze(-1)).sum(0)
+
+
+class DenseBias(AllAtOnce):
+    def combine(self, x: Tensor, table: Tensor) -> Tensor:
+        both = torch.einsum("th,eih->tei", x, self.up) + self.up_bias
+        results = torch.einsum("tei,ehi->teh", self.gated(both), self.down)
+        return (table[..., None] * results).sum(dim=1)
+
+
+class BatchedExperts(AllAtOnce):
+    def combine(self, x: Tensor, table: Tensor) -> Tensor:
+        both = torch.bmm(x.expand(EXPERTS, *x.shape), self.up.transpose(1, 2))
+        results = torch.bmm(self.gated(both), self.down.transpose(1, 2))
+        return torch.einsum("eth,te->th", results, table)
+
+
+class SpreadRows(AllAtOnce):
+    def combine(self, x: Tensor, table: Tensor) -> Tensor:
+        both = x.unsqueeze(0) @ self.up.mT
+        results = (self.gated(both) @ self.down.mT).transpose(0, 1)
+        return (results * table.unsqueeze(-1)).sum(-2)
+
+
+@pytest.mark.parametrize("form", [DenseEinsums, ExpertsFirst, DenseBias, BatchedExperts, SpreadRows])
+def test_all_experts_at_once_are_the_chosen_ones(form: type[AllAtOnce]) -> None:
+    torch.manual_seed(0)
+    module = form()
+    gm, _, _ = optimized(module, torch.randn(1, 6, WIDTH))
+    found = targets(gm)
+    assert found.count(EXPERT) == 2
+    assert found.count("autodeploy.linear.default") == 1  # the router
+    assert not {"aten.einsum.default", "aten.matmul.default", "aten.bmm.default", "aten.scatter.src"} & set(found)
+    assert error(gm, module, torch.randn(1, 11, WIDTH)) <= 1e-5
+
+
+class SharesOfAll(DenseEinsums):
+    def shares(self, scores: Tensor) -> Tensor:
+        return scores.softmax(-1)
+
+
+class OtherSums(DenseEinsums):
+    """Which sums up its features where it should sum up experts."""
+
+    def combine(self, x: Tensor, table: Tensor) -> Tensor:
+        results = torch.einsum("th,eih->tei", x, self.up)
+        return (results * table.unsqueeze(-1)).sum(-1).repeat(1, WIDTH // EXPERTS)
+
+
+class MixedFeatures(DenseEinsums):
+    def combine(self, x: Tensor, table: Tensor) -> Tensor:
+        both = self.gated(torch.einsum("th,eih->tei", x, self.up)).flip(1)
+        return torch.einsum("teh,te->th", torch.einsum("tei,ehi->teh", both, self.down), table)
+
+
+class PartsOfExperts(DenseEinsums):
+    def combine(self, x: Tensor, table: Tensor) -> Tensor:
+        both = self.gated(torch.einsum("th,eih->tei", x, self.up))
+        both = torch.cat(both.chunk(2, 1)[::-1], 1)
+        return torch.einsum("teh,te->th", torch.einsum("tei,ehi->teh", both, self.down), table)
+
+
+class RowsAsExperts(DenseEinsums):
+    """Whose reshape parts rows, and no outputs."""
+
+    def combine(self, x: Tensor, table: Tensor) -> Tensor:
+        results = (x @ self.down[0].detach()).repeat(1, EXPERTS).view(-1, EXPERTS, INNER)[..., :WIDTH]
+        return (results * table.unsqueeze(-1)).sum(1)
+
+
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        (RowsAsExperts, "is no projection of all experts"),
+        (SharesOfAll, None),
+        (OtherSums, None),
+        (MixedFeatures, "neither a projection of all experts nor pointwise"),
+        (PartsOfExperts, "neither a projection of all experts nor pointwise"),
+    ],
+)
+def test_what_mixes_experts_stays(form: type[AllAtOnce], reason: str | None) -> None:
+    torch.manual_seed(0)
+    module = form()
+    gm, reports, _ = optimized(module, torch.randn(1, 6, WIDTH))
+    assert EXPERT not in targets(gm)
+    assert [reason in miss.reason for report in reports for miss in report.misses if reason] == [True] * bool(reason)
     assert error(gm, module, torch.randn(1, 11, WIDTH)) <= 1e-5
