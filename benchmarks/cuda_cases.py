@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from autodeploy.kernels.triton import decode as decode_module
 from autodeploy.kernels.triton import linear as linear_module
 from autodeploy.kernels.triton import prefill as prefill_module
-from autodeploy.kernels.triton.attention import decode_config
+from autodeploy.kernels.triton.attention import decode_config, prefill_config
 from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import DecodeConfig
 from autodeploy.kernels.triton.linear import SkinnyConfig
@@ -189,7 +189,7 @@ def prefill_cases(page_sizes: tuple[int, ...], sweep: bool) -> Iterator[Case]:
     for page_size in page_sizes:
         for name, (requests, new, context) in PREFILLS.items():
             cache = Cache([context] * requests, new, page_size)
-            configs = prefill_sweep() if sweep else [PrefillConfig()]
+            configs = prefill_sweep() if sweep else [prefill_config(WIDTH, 2, cache.q[..., 0].numel(), cache.q.device)]
             variants = [Variant(_brief(config), [partial(cache.prefill, config)]) for config in configs]
             if new == context and page_size == page_sizes[0]:
                 variants += [

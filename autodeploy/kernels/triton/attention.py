@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import DecodeConfig, decode
-from autodeploy.kernels.triton.launch import shared_memory
+from autodeploy.kernels.triton.launch import multiprocessors, shared_memory
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.prefill import PrefillConfig, prefill
 from autodeploy.kernels.triton.rope_cache import rope_and_write_cache
@@ -30,11 +30,14 @@ def decode_config(width: int, element_size: int, pairs: int) -> DecodeConfig:
     return DecodeConfig(num_warps=2 if pairs >= 256 else 4)
 
 
-def prefill_config(width: int, element_size: int, shared: int) -> PrefillConfig:
-    """What is fast for such heads where a program can have so many bytes of shared memory."""
+def prefill_config(width: int, element_size: int, query_rows: int, device: torch.device) -> PrefillConfig:
+    """What is fast for such heads and a number of pairs of row and query head: large blocks, if there are enough."""
     if width * element_size > 256:
         return PrefillConfig(block_rows=64, block_keys=32, num_warps=4, num_stages=2)
-    return PrefillConfig() if shared >= 160 << 10 else PrefillConfig(block_rows=64, num_warps=4, num_stages=2)
+    large = PrefillConfig()
+    if shared_memory(device) >= 160 << 10 and query_rows >= large.block_rows * multiprocessors(device):
+        return large
+    return PrefillConfig(block_rows=64, num_warps=4, num_stages=2)
 
 
 def paged_attention(
@@ -103,9 +106,10 @@ def _results(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _attend(q: Tensor, paged: Paged, scoring: Scoring, out: Tensor, counters: Tensor) -> None:
     """Fill `out`, once the cache is written; every row may be a decode row unless rows outnumber the requests."""
+    rows, heads, _ = q.shape
     width = max(q.shape[2], out.shape[2])
-    mixed = q.shape[0] > paged.context_len.shape[0]
+    mixed = rows > paged.context_len.shape[0]
     config = decode_config(width, q.element_size(), counters.numel())
     decode(q, paged, scoring, out, counters, config, by_request=mixed)
     if mixed:
-        prefill(q, paged, scoring, out, prefill_config(width, q.element_size(), shared_memory(q.device)))
+        prefill(q, paged, scoring, out, prefill_config(width, q.element_size(), rows * heads, q.device))

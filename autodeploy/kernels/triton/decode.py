@@ -29,14 +29,18 @@ class DecodeConfig:
 
     block_keys: int = 64
     shares: int = 0
-    least_keys: int = 128
+    least_keys: int = 64
     num_warps: int = 4
     num_stages: int = 3
 
 
-def num_shares(rows: int, kv_heads: int, max_context: int, least_keys: int, processors: int) -> int:
-    """Into how many shares a context is cut, so that some four programs a multiprocessor are at hand."""
-    wanted = -(-4 * processors // max(rows * kv_heads, 1))
+def num_shares(pairs: int, max_context: int, least_keys: int, processors: int) -> int:
+    """Into how many shares the contexts of some pairs of row and key-value head are cut at most.
+
+    Few pairs are cut until two programs a multiprocessor are at hand: more would only be more to merge. Many pairs,
+    which may have contexts of very different lengths, are cut until there are eight.
+    """
+    wanted = -(-(2 if pairs < 2 * processors else 8) * processors // max(pairs, 1))
     return max(1, min(wanted, -(-max_context // least_keys), MAX_SHARES))
 
 
@@ -117,7 +121,9 @@ def _decode_kernel(
     oldest = stop * 0
     if has_window:
         oldest = tl.maximum(stop - window, 0) // BLOCK_KEYS * BLOCK_KEYS
-    length = tl.maximum(tl.cdiv(stop - oldest, num_shares), least_keys)
+    span = stop - oldest
+    used = tl.minimum(num_shares, 8 + span // 512)  # merging a share takes as long as reading some keys
+    length = tl.maximum(tl.cdiv(span, used), least_keys)
     length = tl.cdiv(length, BLOCK_KEYS) * BLOCK_KEYS
     first = oldest + share * length
     if first >= stop:
@@ -177,7 +183,7 @@ def _decode_kernel(
 
     to = out + (row64 * heads + head[None, :]) * value_width + value_column[:, None]
     wanted = real[None, :] & (value_column[:, None] < value_width)
-    used = tl.cdiv(stop - oldest, length)
+    used = tl.cdiv(span, length)
     if used == 1:
         tl.store(to, (values / total[None, :]).to(out.dtype.element_ty), mask=wanted)
         return
@@ -231,7 +237,7 @@ def decode(
     requests = paged.context_len.shape[0]
     programs = requests if by_request else rows
     shares = config.shares or num_shares(
-        programs, kv_heads, paged.page_table.shape[1] * page_size, config.least_keys, multiprocessors(q.device)
+        programs * kv_heads, paged.page_table.shape[1] * page_size, config.least_keys, multiprocessors(q.device)
     )
     kept = shares if shares > 1 else 0  # a single share needs no memory of its own
     parts = torch.empty((rows, kept, heads, value_width), dtype=torch.float32, device=q.device)
