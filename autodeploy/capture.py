@@ -1,4 +1,4 @@
-"""How a bound graph is run: node by node, or with its repeated layers compiled by `torch.compile`."""
+"""How a bound graph is run: node by node, with its repeated layers compiled, or inside the runtime's CUDA graphs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from autodeploy.graph.layers import find_layers
 from autodeploy.graph.outline import outline
 from autodeploy.kernels.native.build import BuildError, find_compiler
 
-CAPTURES = ("none", "compile")
+CAPTURES = ("none", "compile", "cudagraph")
 
 
 def capture_graph(graph: Graph, capture: str | None) -> str | None:
@@ -25,7 +25,7 @@ def capture_graph(graph: Graph, capture: str | None) -> str | None:
     than it gains (docs/performance.md has the figures). The layers are compiled as one function, when they first run;
     inductor keeps the result in the user's cache. Raises UnsupportedError for another way of capturing.
     """
-    if capture in (None, "none"):
+    if capture in (None, "none", "cudagraph"):  # CUDA graphs hold whole steps, and are the runtime's
         return None
     if capture != "compile":
         raise UnsupportedError(f"capture={capture!r}: not a choice; {nearest(str(capture), CAPTURES)}")

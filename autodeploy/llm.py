@@ -18,7 +18,7 @@ from autodeploy.artifact.manifest import MANIFEST
 from autodeploy.builder import build
 from autodeploy.cache import cache_dir
 from autodeploy.discovery import kernel_table
-from autodeploy.errors import InputError, RecipeError, nearest
+from autodeploy.errors import InputError, RecipeError, UnsupportedError, nearest
 from autodeploy.hardware import choose_gpu
 from autodeploy.kernels import native
 from autodeploy.program import Program, ProgramSpec
@@ -100,9 +100,17 @@ def find_artifact(
 def load_core(
     found: Artifact, gpu: str = "auto", capture: str | None = None, settings: Mapping[str, Any] = _NONE
 ) -> EngineCore:
-    """A core in this process over an artifact, with `runtime.*` settings laid over its own."""
+    """A core in this process over an artifact, with `runtime.*` settings laid over its own.
+
+    `capture` is "none", "compile", "cudagraph" or, with None, what pays: CUDA graphs where there is a GPU.
+    """
+    if capture == "cudagraph" and found.manifest.devices[0] == "cpu":
+        raise UnsupportedError(f"capture='cudagraph': {found.path} was built for a CPU; use none or compile")
     program = load_program(found, gpu, capture)
-    return EngineCore(program, _settings(found, settings), _eos_token_ids(found), _notes(program))
+    resolved = _settings(found, settings)
+    if capture is not None:
+        resolved = resolved.model_copy(update={"cuda_graphs": capture == "cudagraph"})
+    return EngineCore(program, resolved, _eos_token_ids(found), _notes(program))
 
 
 def load_program(found: Artifact, gpu: str = "auto", capture: str | None = None) -> Program:

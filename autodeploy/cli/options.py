@@ -39,7 +39,7 @@ LoadFormat = Annotated[
 ]
 Capture = Annotated[
     str | None,
-    typer.Option(help="none or compile.  [default: what pays on the device]", rich_help_panel=RUNNING),
+    typer.Option(help="none, compile, or cudagraph.  [default: what pays on the device]", rich_help_panel=RUNNING),
 ]
 Engine = Annotated[
     str,
@@ -63,8 +63,8 @@ Json = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT)]
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
-CAPTURES = ("none", "compile")
-LATER_CAPTURES = ("cudagraph", "tensorrt")
+CAPTURES = ("none", "compile", "cudagraph")
+LATER_CAPTURES = ("tensorrt",)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
 def check_capture(capture: str | None) -> None:
     """Raise InputError for a way of capturing that does not exist, or not yet."""
     if capture in LATER_CAPTURES:
-        raise UnsupportedError(f"--capture {capture}: this version does not support it yet; use none or compile")
+        raise UnsupportedError(
+            f"--capture {capture}: this version does not support it yet; use none, compile or cudagraph"
+        )
     if capture is not None:
         check_choice("--capture", capture, CAPTURES)
 

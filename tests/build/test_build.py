@@ -121,3 +121,5 @@ def test_a_process_of_its_own_answers_alike(model_folder: Path, tmp_path: Path) 
         ad.LLM(artifact.path, engine="process", set={"runtime.page_sise": 8})
     with pytest.raises(InputError, match="engine='proces': not a choice; did you mean 'process'"):
         ad.LLM(artifact.path, engine="proces")
+    with pytest.raises(InputError, match="was built for a CPU; use none or compile"):
+        ad.LLM(artifact.path, capture="cudagraph")

@@ -79,7 +79,7 @@ def test_a_dry_run_builds_nothing(run: Command, builder: FakeBuilder, monkeypatc
         (("--tp", "2"), "--tp 2: this version runs on one device"),
         (("--pp", "2"), "--pp 2"),
         (("--ep", "2"), "--ep 2"),
-        (("--capture", "cudagraph"), "--capture cudagraph: this version does not support it yet"),
+        (("--capture", "tensorrt"), "--capture tensorrt: this version does not support it yet"),
         (("--capture", "compil"), "did you mean 'compile'?"),
         (("--dtype", "bf61"), "did you mean 'bf16'?"),
         (("--load-format", "ranodm"), "did you mean 'random'?"),
