@@ -32,6 +32,8 @@ gpu-check: gpu-install
 	$(PYTHON) -m pytest -q -m gpu tests/kernels tests/program
 
 gpu-bench: gpu-install
+	$(PYTHON) -m autodeploy bench benchmarks/configs/llama-3.1-8b --gpu h200 --load-format random \
+		--run targets --profile --save benchmarks/results/h200_bf16.json
 	for one in $(wildcard benchmarks/*gpu*.py); do $(PYTHON) $$one || exit 1; done
 
 # That machine has torch and reaches no registry, so that only this package itself is added.

@@ -149,7 +149,7 @@ class _Counter(Interpreter):
         if node.target is EXPERTS:
             share = _chosen_share(len(weight), out.shape[-2], rows // out.shape[-2])
             self.num_flops += 2 * rows * weight.numel() / len(weight) if weight.ndim == 3 else 0
-        elif weight.ndim == 2:
+        elif weight.ndim == 2 and not _is_plain(node):
             self.num_flops += 2 * rows * weight.numel()
         self.weights[name] = share * weight.numel() * weight.itemsize
 
@@ -160,6 +160,11 @@ class _Counter(Interpreter):
         self.num_bytes += requests * self.shape.num_seen(window) * a_token
         widths = keys.shape[3] + values.shape[3]
         self.num_flops += 2 * requests * self.shape.num_pairs(window) * q.shape[-2] * widths
+
+
+def _is_plain(node: Node) -> bool:
+    """Whether PyTorch's own operator reads a weight: matmuls have become canonical, so this is a view or a sum."""
+    return not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace == "aten"
 
 
 def _chosen_share(num_experts: int, num_chosen: int, num_tokens: int) -> float:

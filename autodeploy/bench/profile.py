@@ -13,6 +13,7 @@ from rich.text import Text
 from torch.profiler import ProfilerActivity
 
 from autodeploy.bench.ceilings import wait_for
+from autodeploy.bench.requests import greedy, random_prompts
 from autodeploy.bench.timeline import (
     BETWEEN,
     OUTSIDE,
@@ -23,7 +24,7 @@ from autodeploy.bench.timeline import (
     device_spans,
     host_rows,
 )
-from autodeploy.bench.workloads import DECODE_PROMPT, Decode, Ttft, greedy, random_prompts
+from autodeploy.bench.workloads import DECODE_PROMPT, Decode, Ttft
 from autodeploy.runtime.core import EngineCore
 from autodeploy.runtime.llm import LLM
 

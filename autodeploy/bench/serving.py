@@ -6,11 +6,13 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import fmean
 
 from autodeploy.bench.arrivals import Arrival, draw_arrivals
 from autodeploy.bench.figure import Figure
-from autodeploy.bench.workloads import Floors, greedy, random_prompts
+from autodeploy.bench.requests import greedy, random_prompts
+from autodeploy.bench.workloads import Floors
 from autodeploy.runtime.engine import Engine
 from autodeploy.runtime.llm import LLM
 
@@ -70,7 +72,7 @@ class Served:
     @property
     def gaps(self) -> list[float]:
         """The times between its tokens; those that came together are apart by nothing."""
-        return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
+        return [after - before for before, after in pairwise(self.times)]
 
 
 class Client:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
-from random import Random
 from statistics import fmean
 from typing import Protocol
 
 from autodeploy.bench.ceilings import Ceilings
 from autodeploy.bench.cost import Cost, CostModel, StepShape
 from autodeploy.bench.figure import Figure
+from autodeploy.bench.requests import answer_seconds, first_token_seconds, random_prompts
 from autodeploy.runtime.llm import LLM
-from autodeploy.runtime.sampling_params import SamplingParams
 
 ROUNDS = 3
 DECODE_PROMPT = 128
@@ -127,11 +124,11 @@ class Offline:
         prompts = random_prompts(llm, self.num_requests, self.prompt_len)
         answer_seconds(llm, prompts[:1], 1)
         seconds = answer_seconds(llm, prompts, self.num_new)
-        least, bound = floors.seconds(*self._steps(floors.max_batch_size))
+        least, bound = floors.seconds(*self.least_steps(floors.max_batch_size))
         num_tokens = self.num_requests * self.num_new
         return [Figure(self.name, "output", num_tokens / seconds, "tok/s", True, num_tokens / least, bound)]
 
-    def _steps(self, max_batch_size: int) -> list[tuple[StepShape, float]]:
+    def least_steps(self, max_batch_size: int) -> list[tuple[StepShape, float]]:
         """The fewest steps that it takes: each weight is read at most once for all requests that run at once."""
         at_once = min(max_batch_size, self.num_requests)
         prompt = StepShape(at_once, self.prompt_len, self.prompt_len)
@@ -177,36 +174,3 @@ class Prefix:
 
     def _mean(self, llm: LLM, prompts: Sequence[list[int]]) -> float:
         return fmean(first_token_seconds(llm, prompts))
-
-
-def random_prompts(llm: LLM, num_requests: int, prompt_len: int, seed: int = 0) -> list[list[int]]:
-    """Prompts of random tokens: other ones for another seed, or another length."""
-    draw = Random(f"{seed}/{prompt_len}")
-    tokens = range(llm.engine.core.vocab_size)
-    return [draw.choices(tokens, k=prompt_len) for _ in range(num_requests)]
-
-
-def greedy(num_new: int) -> SamplingParams:
-    """Exactly so many tokens, without text."""
-    return SamplingParams(max_tokens=num_new, temperature=0, ignore_eos=True, detokenize=False)
-
-
-def answer_seconds(llm: LLM, prompts: Sequence[list[int]], num_new: int) -> float:
-    """The time to answer all prompts with `num_new` tokens each."""
-    params = greedy(num_new)
-    started = time.perf_counter()
-    llm.generate(list(prompts), params)
-    return time.perf_counter() - started
-
-
-def first_token_seconds(llm: LLM, prompts: Sequence[list[int]]) -> list[float]:
-    """The time to the first token of each of some requests that arrive together, in the order they had it."""
-    engine, number, params = llm.engine, count(), greedy(1)
-    started = time.perf_counter()
-    for prompt in prompts:
-        engine.add_request(f"bench-{next(number)}", prompt, params)
-    times: list[float] = []
-    while engine.has_unfinished:
-        outputs = engine.step()
-        times += [time.perf_counter() - started] * len(outputs)
-    return times
