@@ -11,7 +11,8 @@ from torch import Tensor
 
 Call = Callable[[], object]
 
-L2_TIMES = 256 << 20  # bytes that a rotation has at least: four times the L2 of an H200
+ROTATION = 4 << 30  # bytes at least: the L2 of an H200 keeps a hundredth of it from one replay to the next
+MOST_BUFFERS = 128
 REPLAYS = 15
 
 
@@ -50,7 +51,7 @@ class Measurement:
 
 def buffers(size: int) -> int:
     """How many sets of a size in bytes a rotation needs."""
-    return max(1, min(64, -(-L2_TIMES // max(size, 1))))
+    return max(1, min(MOST_BUFFERS, -(-ROTATION // max(size, 1))))
 
 
 def microseconds(calls: Sequence[Call]) -> float:

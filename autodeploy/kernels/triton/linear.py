@@ -54,12 +54,18 @@ FEW_ROWS = (
 )
 SMALL = SkinnyConfig(64, 64, num_stages=3)
 """Fits where shared memory is short."""
-WIDE = 6144
+WIDE = 12288
 """From so many rows of the weight on, a weight occupies an H200 without its rows being shared."""
 
 
 def _block_m(m: int) -> int:
     return max(16, int(triton.next_power_of_2(m)))
+
+
+def _columns(config: SkinnyConfig, k: int, dtype: torch.dtype) -> int:
+    """The columns a turn for rows of k: half of them where their elements have twice the bytes."""
+    most = config.block_k // 2 if config.matrix_units and dtype == torch.float32 else config.block_k
+    return min(most, max(int(triton.next_power_of_2(k)), 16))
 
 
 def candidates(m: int, n: int, k: int, dtype: torch.dtype) -> tuple[SkinnyConfig, ...]:
@@ -68,12 +74,10 @@ def candidates(m: int, n: int, k: int, dtype: torch.dtype) -> tuple[SkinnyConfig
         return ()
     configs: tuple[SkinnyConfig, ...]
     if m == 1:
-        configs = (VECTOR, *ONE_ROW) if n >= WIDE else (ONE_ROW[0], VECTOR, *ONE_ROW[1:])
+        configs = (VECTOR, *ONE_ROW) if n >= k else (ONE_ROW[0], VECTOR, *ONE_ROW[1:])
     else:
-        configs = tuple(sorted(FEW_ROWS, key=lambda config: (config.split_k > 1) == (n >= 2 * WIDE)))
-    bound = max(triton.next_power_of_2(k), 16)
-    narrower = 2 if dtype == torch.float32 and m > 1 else 1  # it has twice the bytes
-    fitting = (replace(one, block_k=min(one.block_k // narrower, bound)) for one in (*configs, SMALL))
+        configs = tuple(sorted(FEW_ROWS, key=lambda config: (config.split_k > 1) == (n >= WIDE)))
+    fitting = (replace(one, block_k=_columns(one, k, dtype)) for one in (*configs, SMALL))
     return tuple(dict.fromkeys(fitting))
 
 

@@ -1,7 +1,8 @@
 """Choosing tokens on the device: penalties, temperature, top-k, top-p, min-p and seeded draws, each row by its own.
 
 The rules are those of `runtime.sampler.Sampler`, and so are the draws: what a row gets depends on its own logits,
-parameters, key and position, not on the batch. Nothing is sorted, and nothing waits for the device.
+parameters, key and position, not on the batch. Nothing is sorted, and nothing waits for the device. Weights are float32
+here and float64 there: a draw that falls on the edge between two tokens may take the other one.
 """
 
 from __future__ import annotations
