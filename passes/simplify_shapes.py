@@ -44,8 +44,13 @@ def _unflatten(node: Node) -> Node:
 
 
 def _reshaped(node: Node) -> Node:
-    """A `reshape` to the shape of `node`, whose unknown sizes are those of the same dimensions of its source."""
+    """A `reshape` to the shape of `node`, whose unknown sizes are those of the same dimensions of its source.
+
+    None that takes back another.
+    """
     source = source_of(node)
+    if is_call(source, aten.reshape.default) and _same_shape(value(source_of(source)), value(node)):
+        return source_of(source)
     sizes: list[int | Node] = []
     for dim, size in enumerate(value(node).shape):
         sizes.append(size if isinstance(size, int) else _size_node(node, source, dim))

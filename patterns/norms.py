@@ -173,6 +173,16 @@ def rms_norm_of_heads(x: Expr, weight: Expr, eps: Expr, offset: Expr, scale_in_f
     return Call(rms_norm_op, (swapped, weight, eps, offset, scale_in_float32))
 
 
+def _transposed_layer_norm(x: Expr, weight: Expr, bias: Expr, eps: Expr) -> Expr:
+    return Call(aten.transpose.int, (Call(layer_norm_op, (x, weight, bias, eps)), 1, 2))
+
+
+@rewrite(_transposed_layer_norm, where=is_of_heads)
+def layer_norm_of_heads(x: Expr, weight: Expr, bias: Expr, eps: Expr) -> Expr:
+    """A layer norm of each head after heads and tokens were swapped; before it, the swaps cancel (Persimmon)."""
+    return Call(layer_norm_op, (Call(aten.transpose.int, (x, 1, 2)), weight, bias, eps))
+
+
 NORMS: tuple[Rule, ...] = (
     layer_norm,
     layer_norm_unscaled,
@@ -190,5 +200,5 @@ NORMS: tuple[Rule, ...] = (
 UNSCALED_NORMS: tuple[Rule, ...] = (layer_norm_by_hand_unscaled, rms_norm_unscaled)
 """Parts of the scaled forms, and so applied after them."""
 
-HEAD_NORMS: tuple[Rule, ...] = (rms_norm_of_heads,)
+HEAD_NORMS: tuple[Rule, ...] = (rms_norm_of_heads, layer_norm_of_heads)
 """Built on the result of the others."""

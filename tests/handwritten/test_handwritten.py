@@ -51,8 +51,6 @@ class Case:
     counts: Mapping[str, int]
     absent: Sequence[str] = DECODER
     dynamic: Sequence[Mapping[int, str]] = (LENGTH,)
-    missing: str = ""
-    """What is not reached yet."""
     layers: tuple[type[nn.Module], ...] = ()
     """For a decoder, the attention of each layer."""
     stage: Stage = Stage.CANONICALIZE
@@ -68,15 +66,13 @@ class Case:
         return module
 
 
-def decoder(
-    attention: type[nn.Module], counts: Mapping[str, int], missing: str = "", absent: Sequence[str] = DECODER
-) -> Case:
+def decoder(attention: type[nn.Module], counts: Mapping[str, int], absent: Sequence[str] = DECODER) -> Case:
     """Two layers around `attention`, of which each gives `counts`."""
     one = {"rms_norm": 2, "gated_activation": 1, "attention": 1, "rope": 2, **counts}
     both = {name: 2 * count for name, count in one.items()}
     both["rms_norm"] += 1
     both["linear"] += 1
-    return Case(llamas.Decoder, TOKENS, both, absent, missing=missing, layers=(attention, attention))
+    return Case(llamas.Decoder, TOKENS, both, absent, layers=(attention, attention))
 
 
 CASES: Mapping[str, Case] = {
@@ -157,12 +153,7 @@ def test_it_computes_the_same(name: str) -> None:
         assert relative_error(graph_module(*given), deepcopy(module).double()(*wide)) <= 1e-5
 
 
-def marked(name: str) -> object:
-    missing = CASES[name].missing
-    return pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=missing)] if missing else [])
-
-
-@pytest.mark.parametrize("name", [marked(name) for name in CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_it_becomes_canonical(name: str) -> None:
     _, graph_module = canonicalized(name)
     assert_counts(graph_module, CASES[name].counts, CASES[name].absent)

@@ -26,6 +26,7 @@ GOES: dict[str, Function] = {
     "expanded to itself": lambda x: x.expand(1, -1, 8),
     "permuted and back": lambda x: x.permute(2, 0, 1).permute(1, 2, 0),
     "transposed and back": lambda x: x.transpose(1, 2).permute(0, 2, 1),
+    "parted and joined": lambda x: torch.unflatten(x, -1, (2, 4)).flatten(2),
     "unsqueezed and squeezed": lambda x: x.unsqueeze(-2).squeeze(2),
     "squeezed and unsqueezed": lambda x: x.squeeze(0).unsqueeze(0),
     "squeezed of nothing": lambda x: x.squeeze(-1),
@@ -65,6 +66,12 @@ def test_it_stays(name: str) -> None:
     got, expected = gm(x), function(x)
     assert got.dtype == expected.dtype
     assert torch.equal(got, expected)
+
+
+def test_a_matrix_that_is_turned_twice_is_not_turned() -> None:
+    gm, x = clean(graph(lambda x: x[0].t().t())), torch.randn(1, 9, 8)
+    assert targets(gm) == ["aten.select.int"]
+    assert torch.equal(gm(x), x[0])
 
 
 def test_a_permute_that_swaps_is_a_transpose() -> None:

@@ -72,9 +72,19 @@ def normed_twice(w: Rows, x: Tensor, residual: Tensor) -> Tensor:
     return w.layer(total) * w.rms(total)
 
 
+def reshaped(w: Rows, x: Tensor, residual: Tensor) -> Tensor:
+    rows = (x + residual).reshape(-1, WIDTH)
+    return (w.layer(rows) + rows).reshape(x.shape)
+
+
+def split_into_heads(w: Rows, x: Tensor, residual: Tensor) -> Tensor:
+    return functional.layer_norm((x + residual).reshape(1, -1, 2, WIDTH // 2), (WIDTH // 2,))
+
+
 @pytest.mark.parametrize(
     ("function", "operator"),
     [
+        (reshaped, "autodeploy.add_layer_norm.default"),
         (normed_and_summed, "autodeploy.add_rms_norm.default"),
         (normed_twice, "autodeploy.add_layer_norm.default"),
         (lambda w, x, residual: w.layer(x + residual), "autodeploy.add_layer_norm.default"),
@@ -90,9 +100,20 @@ def read_before(w: Rows, x: Tensor, residual: Tensor) -> Tensor:
     return total.sin() + w.rms(total)
 
 
+def test_the_norm_of_parts_of_a_sum_does_not() -> None:
+    gm, _ = optimized(split_into_heads)
+    assert {"autodeploy.layer_norm.default", "aten.add.Tensor"} <= set(targets(gm))
+
+
+def read_before_reshape(w: Rows, x: Tensor, residual: Tensor) -> Tensor:
+    total = x + residual
+    return total.sin() + w.rms(total.reshape(-1, WIDTH))
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
+        (read_before_reshape, "reads the sum before the norm"),
         (read_before, "reads the sum before the norm"),
         (lambda w, x, residual: w.rms(x * 2 + residual[:, :, :1]), "adds tensors of different shapes or dtypes"),
         (lambda w, x, residual: w.rms(x + 1.0) + residual, "is no plain sum of two tensors"),

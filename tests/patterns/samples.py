@@ -152,6 +152,7 @@ def inputs_of(rule: Rule) -> Sampler:
         "outer_product": outer,
         "soft_cap": logits,
         "rms_norm_of_heads": norm_of_heads,
+        "layer_norm_of_heads": norm_of_heads,
         "layer_norm_of_heads_by_hand": norm_of_heads_by_hand,
     }
     return named.get(rule.name, norm if "norm" in rule.name else activation)

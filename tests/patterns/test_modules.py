@@ -286,6 +286,10 @@ IS: dict[str, list[Function]] = {
     ],
     "layer_norm_by_hand_unscaled": [lambda w, x: centred(x), lambda w, x: varied(x)],
     "layer_norm_of_heads_by_hand": [lambda w, x: w.matrix.view(-1, 4)[:HEADS].contiguous() * centred(w.heads(x))],
+    "layer_norm_of_heads": [
+        lambda w, x: functional.layer_norm(w.heads(x).transpose(1, 2), (4,), w.scale[:4].clone(), w.shift[:4].clone()),
+        lambda w, x: functional.layer_norm(w.heads(x).transpose(1, 2), (4,)),
+    ],
     "rope": [turn, lambda w, x: turn(w, x, turned=chunks_swapped)],
     "rope_by_table": [by_table],
     "rope_backwards": [lambda w, x: turn(w, x, turned=lambda h: torch.cat((h[..., 2:], -h[..., :2]), -1))],
@@ -389,6 +393,10 @@ IS_NOT: dict[str, list[Function]] = {
     "layer_norm_by_hand_biased": [lambda w, x: w.scale * centred(x) + w.column],
     "layer_norm_by_hand_unscaled": [lambda w, x: varied(x, correction=1)],
     "layer_norm_of_heads_by_hand": [lambda w, x: w.matrix.view(-1, 4)[:1].contiguous() * centred(w.heads(x))],
+    "layer_norm_of_heads": [
+        lambda w, x: functional.layer_norm(w.heads(x).transpose(2, 3), (HEADS,)),
+        lambda w, x: functional.layer_norm(x.transpose(1, 2).contiguous().transpose(1, 2), (WIDTH,)),
+    ],
     "rope_by_table": [lambda w, x: by_table(w, x, torch.sin)],
     "rope_backwards": [lambda w, x: turn(w, x, turned=lambda h: torch.cat((h[..., 1:], -h[..., :1]), -1))],
     "rope_of_parts": [lambda w, x: turn_parts(w, x, mirrored), lambda w, x: turn_parts(w, x, gathered)],
