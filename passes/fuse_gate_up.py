@@ -8,7 +8,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from autodeploy.graph.nodes import calls_of
-from autodeploy.passes.join_linears import can_join, common_prefix, join
+from autodeploy.passes.join_linears import can_join, join, joined_name
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite import Miss
 
@@ -30,6 +30,6 @@ class FuseGateUp(Pass):
             if reason is not None:
                 ctx.misses.append(Miss.at(self.name, gated, projections[0], reason))
             elif ctx.spend():
-                join(gm, ctx, projections, f"{common_prefix(projections)}.gate_up_proj")
+                join(gm, ctx, projections, joined_name(projections, "gate_up_proj", ctx.weights))
                 changed += 1
         return changed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from itertools import count
 
 import torch
 from torch.fx import GraphModule, Node
@@ -12,6 +13,7 @@ from autodeploy.graph.inputs import insert_weight
 from autodeploy.graph.nodes import insert_call, is_call, value
 from autodeploy.pipeline import Context
 from autodeploy.rewrite.apply import erase_unused
+from autodeploy.weights import WeightPlan
 
 aten = torch.ops.aten
 linear_op = torch.ops.autodeploy.linear.default
@@ -67,8 +69,12 @@ def _stack(gm: GraphModule, ctx: Context, weights: Sequence[object], name: str) 
     return insert_weight(gm, name, first.new_empty((rows, *first.shape[1:])))
 
 
-def common_prefix(projections: Sequence[Node]) -> str:
-    """The module that owns all the projections: the longest path their weights' names begin with."""
+def joined_name(projections: Sequence[Node], name: str, plan: WeightPlan) -> str:
+    """`name` in the module that owns all the projections, with a number where weights are called so already.
+
+    Its path is the longest that the names of the projections' weights begin with; it may be empty.
+    """
     paths = [str(node.args[1].target).split(".")[:-2] for node in projections if isinstance(node.args[1], Node)]
     shared = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
-    return ".".join(shared)
+    names = (".".join([*shared, name if index == 0 else f"{name}_{index}"]) for index in count())
+    return next(path for path in names if f"{path}.weight" not in plan)

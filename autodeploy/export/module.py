@@ -31,7 +31,8 @@ def trace_module(module: nn.Module, *inputs: Tensor, dynamic: Sequence[Mapping[i
         raise UnsupportedError(f"{type(module).__name__} cannot be traced: {reason}") from error
     graph_module, constants = lift_attributes(program)
     parameters = {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=False)}
-    return Traced(graph_module, PretrainedConfig(), module, {**parameters, **constants}, longest)
+    examples = tuple(one.detach() for one in inputs)
+    return Traced(graph_module, PretrainedConfig(), module, {**parameters, **constants}, longest, examples)
 
 
 def _export(

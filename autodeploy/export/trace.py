@@ -36,6 +36,8 @@ class Traced:
     constants: dict[str, torch.Tensor] = field(repr=False)
     max_model_len: int | None = None
     """Tokens up to which the trace is exact, when that is less than what the config promises."""
+    inputs: tuple[torch.Tensor, ...] = field(default=(), repr=False)
+    """What a module of a user's was called with; nothing for a model of transformers, which takes tokens."""
 
 
 def trace_model(config: PretrainedConfig, dtype: torch.dtype) -> Traced:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
+from typing_extensions import override
 
 from autodeploy.kernels import KernelTable
 from autodeploy.program import Program, ProgramSpec, cache_specs
@@ -21,18 +23,32 @@ NUM_DECODED = 4
 """The last tokens of each sequence, which a graph with a cache computes one at a time."""
 
 
-class Execution:
-    """Runs graphs on the same samples and weights, on one device, with the kernels that `table` has there.
+class Execution(Protocol):
+    """Runs graphs on the same samples and weights, on one device, with the kernels that a table has there.
 
     Where no kernel was chosen yet, or none of the chosen backend is here, the operators' references run.
     """
+
+    @property
+    def over_vocabulary(self) -> bool:
+        """Whether the last dimension of results is a vocabulary: then each row is a distribution of tokens."""
+
+    def results(self, gm: GraphModule, plan: WeightPlan) -> dict[str, Tensor]:
+        """What the graph gives for each kind of sample."""
+
+
+class TokenExecution(Execution):
+    """Runs the graphs of a language model on sequences of tokens."""
+
+    over_vocabulary = True
 
     def __init__(self, samples: Samples, weights: BoundaryWeights, table: KernelTable) -> None:
         self._samples = samples
         self._weights = weights
         self._table = table
 
-    def logits(self, gm: GraphModule, plan: WeightPlan) -> dict[str, Tensor]:
+    @override
+    def results(self, gm: GraphModule, plan: WeightPlan) -> dict[str, Tensor]:
         """The logits `[N, vocabulary]` of the N tokens of each kind of sample."""
         device = self._weights.device
         spec = ProgramSpec(0, 0, cache_specs(gm.graph))

@@ -1,4 +1,4 @@
-"""Verifying a recipe on a model: in float32, and in the dtype that it will run in."""
+"""Verifying a recipe on a model or a module: in float32, and in the dtype that it will run in."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from autodeploy.errors import UnsupportedError
 from autodeploy.export import Traced, trace_model
 from autodeploy.kernels import KernelTable
 from autodeploy.pipeline import Pass
 from autodeploy.prepare import prepare
 from autodeploy.runtime.tokenizer import Tokenizer
-from autodeploy.verify.execution import Execution
-from autodeploy.verify.result import Check, Verification
+from autodeploy.verify.difference import num_rows
+from autodeploy.verify.execution import Execution, TokenExecution
+from autodeploy.verify.module import InputSamples, ModuleExecution, dtype_of, input_samples, retrace
+from autodeploy.verify.result import Check, Trial, Verification
 from autodeploy.verify.samples import NUM_TOKENS, Samples, token_samples
-from autodeploy.verify.trial import run_trial
+from autodeploy.verify.trial import Results, run_trial
 from autodeploy.verify.weights import BoundaryWeights
 from autodeploy.weights.source import TensorSource
 
@@ -26,7 +27,7 @@ def verify_passes(
     passes: Sequence[Pass],
     *,
     source: TensorSource,
-    samples: Samples,
+    samples: Samples | InputSamples,
     device: torch.device,
     kernels: KernelTable,
     fuel: int | None = None,
@@ -39,26 +40,35 @@ def verify_passes(
     VerificationError.
     """
     place = device if device.type == "cpu" or torch.cuda.is_available() else torch.device("cpu")
-    own = next(traced.model.parameters()).dtype
-    trials, truth = [], None
-    for dtype in dict.fromkeys((torch.float32, own)):
-        one = traced if dtype is own else trace_model(traced.config, dtype)
+    own = dtype_of(traced)
+    trials: list[Trial] = []
+    first: Results | None = None
+    for dtype in (own,) if own.itemsize >= torch.float32.itemsize else (torch.float32, own):
+        one = traced if dtype is own else _in_dtype(traced, dtype)
         graph_module, context = prepare(one, source, device, kernels, fuel)
-        execution = Execution(samples, BoundaryWeights(source, place), kernels)
-        trial, first = run_trial(graph_module, context, passes, execution, dtype, truth, observe)
+        execution = _execution(samples, BoundaryWeights(source, place), kernels)
+        trial, first = run_trial(graph_module, context, passes, execution, dtype, first, observe)
         trials.append(trial)
-        truth = first
-    counts = {kind: sum(map(len, many)) for kind, many in samples.sequences.items()}
+    counts = {kind: num_rows(result) for kind, result in (first or {}).items()}
     return Verification(tuple(trials), counts, place.type)
 
 
-def model_samples(traced: Traced, tokenizer: Tokenizer | None = None) -> Samples:
-    """Tokens that the model knows, in sequences that it can take; UnsupportedError for a module on its own."""
+def _in_dtype(traced: Traced, dtype: torch.dtype) -> Traced:
+    if isinstance(traced.model, PreTrainedModel):
+        return trace_model(traced.config, dtype)
+    return retrace(traced, dtype)
+
+
+def _execution(samples: Samples | InputSamples, weights: BoundaryWeights, kernels: KernelTable) -> Execution:
+    if isinstance(samples, InputSamples):
+        return ModuleExecution(samples, weights, kernels)
+    return TokenExecution(samples, weights, kernels)
+
+
+def model_samples(traced: Traced, tokenizer: Tokenizer | None = None) -> Samples | InputSamples:
+    """Tokens that the model knows, in sequences that it can take; inputs for a module on its own."""
     if not isinstance(traced.model, PreTrainedModel):
-        raise UnsupportedError(
-            f"{type(traced.model).__name__} is a module on its own, and what it takes is not known: verify a model of"
-            " transformers, or compare the graph's results with the module's"
-        )
+        return input_samples(traced)
     text = traced.config.get_text_config()
     limits = (traced.max_model_len, getattr(text, "max_position_embeddings", None))
     return token_samples(int(text.vocab_size), min(one for one in (*limits, NUM_TOKENS) if one), tokenizer)

@@ -64,7 +64,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification:
-    """Every pass kept the numbers within what it declares. `samples` counts the tokens of each kind."""
+    """Every pass kept the numbers within what it declares.
+
+    `samples` counts the rows of results of each kind: a row for each token, or for whatever a module gives.
+    """
 
     trials: tuple[Trial, ...]
     samples: Mapping[str, int]
@@ -73,7 +76,7 @@ class Verification:
     def __rich__(self) -> Group:
         """A table for each dtype."""
         counts = ", ".join(f"{count} of {kind}" for kind, count in self.samples.items())
-        return Group(*self.trials, Text(f"Tokens: {counts}; on {self.device}.", "dim"))
+        return Group(*self.trials, Text(f"Rows: {counts}; on {self.device}.", "dim"))
 
     def as_dict(self) -> dict[str, Any]:
         """The result as JSON data."""
@@ -90,14 +93,20 @@ def _table(title: str, checks: tuple[Check, ...]) -> Table:
     """Figures at their worst over the samples, one row a check."""
     result = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     drifts = any(one.drift is not None for one in checks)
+    tokens = any(one.worst.kl is not None for one in checks)
     result.add_column("pass", no_wrap=True)
-    for heading in ("max abs", "relative", "KL, nats", "same top-1", *(["from float32"] if drifts else []), "bound"):
+    of_tokens, of_dtype = ["KL, nats", "same top-1"] if tokens else [], ["from float32"] if drifts else []
+    for heading in ("max abs", "relative", *of_tokens, *of_dtype, "bound"):
         result.add_column(heading, justify="right")
     for one in checks:
-        found = one.worst
-        figures = [f"{figure:.1e}" for figure in (found.max_abs, found.relative, found.kl)]
-        drift = [f"{one.drift:.1e}"] if one.drift is not None else []
-        style = "red" if one.failure else None
-        figures = ["0"] * 3 if found.bitwise else figures
-        result.add_row(one.name, *figures, f"{100 * found.top1:.1f} %", *drift, one.bound, style=style)
+        result.add_row(one.name, *_figures(one), one.bound, style="red" if one.failure else None)
     return result
+
+
+def _figures(check: Check) -> list[str]:
+    """The figures of a row, without those that are not known."""
+    found = check.worst
+    errors = [one for one in (found.max_abs, found.relative, found.kl) if one is not None]
+    top1 = [f"{100 * found.top1:.1f} %"] if found.top1 is not None else []
+    drift = [f"{check.drift:.1e}"] if check.drift is not None else []
+    return [*("0" if found.bitwise else f"{error:.1e}" for error in errors), *top1, *drift]

@@ -20,7 +20,8 @@ from autodeploy.verify.rewrite import State, find_rewrite
 MAX_DRIFT = 2.0
 """How many times further from float32 a graph may be than the traced one in its dtype: passes may round otherwise."""
 
-Logits = Mapping[str, Tensor]
+Results = Mapping[str, Tensor]
+"""What a graph gives for each kind of sample."""
 
 
 def run_trial(
@@ -29,13 +30,13 @@ def run_trial(
     passes: Sequence[Pass],
     execution: Execution,
     dtype: torch.dtype,
-    truth: Logits | None = None,
+    truth: Results | None = None,
     observe: Callable[[Check], None] = lambda _: None,
-) -> tuple[Trial, Logits]:
-    """Run `passes` over a traced graph, which is changed, and check each; also the logits of the traced graph.
+) -> tuple[Trial, Results]:
+    """Run `passes` over a traced graph, which is changed, and check each; also the results of the traced graph.
 
     A pass that is `exact` must keep every bit. Any other must stay within its `tolerance` in float32; in another
-    dtype, where `truth` has the logits in float32, its graph may be twice as far from these as the traced graph is.
+    dtype, where `truth` has the results in float32, its graph may be twice as far from these as the traced graph is.
     Raises VerificationError, which names the pass and the rewrite.
     """
     trial = _Trial(graph_module, context, passes, execution, dtype, truth)
@@ -53,7 +54,7 @@ class _Trial:
         passes: Sequence[Pass],
         execution: Execution,
         dtype: torch.dtype,
-        truth: Logits | None,
+        truth: Results | None,
     ) -> None:
         self._live = State(graph_module, context)
         self._passes = passes
@@ -62,40 +63,45 @@ class _Trial:
         self._truth = truth
         self._checks: list[Check] = []
         self._before = self._snapshot()
-        self.first = self._logits(self._before)
-        self._logits_before = self.first
+        self.first = self._results(self._before)
+        self._results_before = self.first
         self._allowed_drift = None if truth is None else MAX_DRIFT * _drift(truth, self.first)
 
     def check(self) -> Check:
         """Judge the pass that has just run."""
         current = self._passes[len(self._checks)]
         state = self._snapshot()
-        logits = self._logits_before if state.computes_as(self._before) else self._logits(state)
-        check = self._judge(current, logits)
+        results = self._results_before if state.computes_as(self._before) else self._results(state)
+        check = self._judge(current, results)
         self._checks.append(check)
         if check.failure is not None:
             raise self._error(current, check.failure)
-        self._before, self._logits_before = state, logits
+        self._before, self._results_before = state, results
         return check
 
     def result(self) -> Trial:
         """The checks, and the last graph against the first."""
-        whole = Check("all passes", "", _compare(self.first, self._logits_before), self._drift(self._logits_before))
+        differences = self._compare(self.first, self._results_before)
+        whole = Check("all passes", "", differences, self._drift(self._results_before))
         return Trial(self._dtype, tuple(self._checks), whole)
 
     def _snapshot(self) -> State:
         context = replace(self._live.context, weights=self._live.context.weights.copy(), misses=[])
         return State(copy_graph(self._live.graph_module), context)
 
-    def _logits(self, state: State) -> Logits:
-        return self._execution.logits(state.graph_module, state.context.weights)
+    def _results(self, state: State) -> Results:
+        return self._execution.results(state.graph_module, state.context.weights)
 
-    def _drift(self, logits: Logits) -> float | None:
-        return None if self._truth is None else _drift(self._truth, logits)
+    def _compare(self, before: Results, after: Results) -> dict[str, Difference]:
+        over_vocabulary = self._execution.over_vocabulary
+        return {kind: compare(before[kind], after[kind], over_vocabulary=over_vocabulary) for kind in before}
 
-    def _judge(self, current: Pass, logits: Logits) -> Check:
-        differences = _compare(self._logits_before, logits)
-        drift = self._drift(logits)
+    def _drift(self, results: Results) -> float | None:
+        return None if self._truth is None else _drift(self._truth, results)
+
+    def _judge(self, current: Pass, results: Results) -> Check:
+        differences = self._compare(self._results_before, results)
+        drift = self._drift(results)
         check = Check(current.name, "bitwise", differences, drift)
         if current.exact:
             return replace(check, failure=None if check.worst.bitwise else "it is declared exact, and bits differ")
@@ -105,7 +111,7 @@ class _Trial:
 
     def _error(self, current: Pass, failure: str) -> VerificationError:
         rewrite = find_rewrite(
-            self._before, current, lambda state: self._judge(current, self._logits(state)).failure is not None
+            self._before, current, lambda state: self._judge(current, self._results(state)).failure is not None
         )
         culprit = f"; {rewrite.headline} does it" if rewrite else "; it does so without asking for fuel"
         sentence = f"pass {current.name!r} changes the numbers in {self._dtype}: {failure}{culprit}"
@@ -117,9 +123,5 @@ def _within(check: Check, found: float, allowed: float, what: str) -> Check:
     return replace(check, bound=f"≤ {allowed:.1e}", failure=failure)
 
 
-def _compare(before: Logits, after: Logits) -> dict[str, Difference]:
-    return {kind: compare(before[kind], after[kind]) for kind in before}
-
-
-def _drift(truth: Logits, logits: Logits) -> float:
-    return max(relative_error(truth[kind], logits[kind]) for kind in truth)
+def _drift(truth: Results, results: Results) -> float:
+    return max(relative_error(truth[kind], results[kind]) for kind in truth)

@@ -30,10 +30,11 @@ class Renew(Pass):
     tolerance: ClassVar[float] = 1e-5
     target: Any = Field(exclude=True)
     mistake: Callable[[dict[str, Any]], object] = Field(exclude=True)
+    where: str = LAYER
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
         nodes = calls_of(gm.graph, self.target)
-        return sum(self._renew(node, wrong=_belongs_to(node, LAYER)) for node in nodes if ctx.spend())
+        return sum(self._renew(node, wrong=_belongs_to(node, self.where)) for node in nodes if ctx.spend())
 
     def _renew(self, node: Node, *, wrong: bool) -> int:
         named = arguments(node)

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 import autodeploy as ad
-from autodeploy.errors import InputError, UnsupportedError
+from autodeploy.errors import InputError
 from autodeploy.export import Traced
 from autodeploy.optimizer import Optimized
 from autodeploy.verify import Verification
@@ -42,6 +42,7 @@ def test_figures_are_those_of_float32_and_of_bfloat16(verification: Verification
     assert single.end_to_end.drift is None
     assert half.end_to_end.drift is not None
     assert 1e-3 < half.end_to_end.drift < 5e-2
+    assert half.end_to_end.worst.kl is not None
     assert 0 <= half.end_to_end.worst.kl < 1e-2
 
 
@@ -82,11 +83,3 @@ def test_a_diff_of_no_pass_is_refused(optimized: Optimized) -> None:
 def test_the_program_runs(optimized: Optimized) -> None:
     assert optimized.program.vocab_size == CONFIG.vocab_size
     assert optimized.program is optimized.program
-
-
-def test_a_module_on_its_own_is_refused() -> None:
-    alone = ad.optimize(ad.trace(torch.nn.Linear(4, 3), torch.randn(2, 4)), gpu="cpu")
-    with pytest.raises(UnsupportedError, match="Linear is a module on its own"):
-        alone.verify()
-    with pytest.raises(UnsupportedError, match="has no program"):
-        _ = alone.program
