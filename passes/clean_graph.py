@@ -11,11 +11,14 @@ from torch.fx import GraphModule, Node
 from autodeploy.graph.aliases import written
 from autodeploy.passes.simplify_arithmetic import ARITHMETIC
 from autodeploy.passes.simplify_copies import COPIES
+from autodeploy.passes.simplify_joins import JOINS
 from autodeploy.passes.simplify_shapes import SHAPES
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite.apply import erase_unused
 
-_SIMPLIFY: Mapping[object, Callable[[Node], Node | None]] = MappingProxyType({**COPIES, **SHAPES, **ARITHMETIC})
+_SIMPLIFY: Mapping[object, Callable[[Node], Node | None]] = MappingProxyType(
+    {**COPIES, **SHAPES, **JOINS, **ARITHMETIC}
+)
 
 
 class CleanGraph(Pass):

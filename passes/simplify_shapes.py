@@ -69,15 +69,6 @@ def _size_node(before: Node, source: Node, dim: int) -> Node:
     return insert_call(before.graph, aten.sym_size.int, next(sizes, (source, dim)))
 
 
-def _cat(node: Node) -> Node:
-    """A concatenation without its empty parts, and none of a single part."""
-    given = cast("list[Node]", node.args[0])
-    parts = [part for part in given if not any(isinstance(size, int) and size == 0 for size in value(part).shape)]
-    if not parts or value(parts[0]).dtype != value(node).dtype or len(parts) == len(given) > 1:
-        return node
-    return parts[0] if len(parts) == 1 else insert_call(node.graph, aten.cat.default, (parts, *node.args[1:]))
-
-
 def _slice(node: Node) -> Node:
     """A slice with all its five arguments, its bounds within the dimension; none where it takes everything."""
     named = arguments(node)
@@ -173,7 +164,6 @@ SHAPES: Mapping[object, Callable[[Node], Node | None]] = MappingProxyType(
         aten.permute.default: _reorder,
         aten.mT.default: _reorder,
         aten.t.default: _reorder,
-        aten.cat.default: _cat,
     }
 )
 """What takes the place of a call of each operator: another node, or itself."""

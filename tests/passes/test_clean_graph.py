@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.graphs import clean, targets
-from tests.passes.test_functionalize import graph
+from tests.passes.test_functionalize import functional, graph
 
 aten = torch.ops.aten
 Function = Callable[[Tensor], Tensor]
@@ -103,3 +103,22 @@ def write_then_cast_to_itself(x: Tensor) -> Tensor:
 def test_a_copy_of_what_is_written_stays_a_copy(function: Function) -> None:
     gm, x = clean(graph(function)), torch.randn(1, 9, 8)
     assert torch.equal(gm(x.clone()), function(x.clone()))
+
+
+def written(x: Tensor, *, until: int, since: int) -> Tensor:
+    """A tensor of which parts are written: up to an element, and from one on (DeepSeek's keys)."""
+    y = x.sin()
+    y[..., since:] = x[..., since:].exp()
+    y[..., :until] = x[..., :1]
+    return y
+
+
+@pytest.mark.parametrize(("until", "since", "joins"), [(3, 3, True), (4, 3, False), (3, 4, False), (8, 2, False)])
+def test_parts_that_are_written_join(until: int, since: int, joins: bool) -> None:
+    def function(x: Tensor) -> Tensor:
+        return written(x, until=until, since=since)
+
+    gm, x = clean(functional(function)), torch.randn(1, 9, 8)
+    assert ("aten.cat.default" in targets(gm)) == joins
+    assert ("aten.slice_scatter.default" in targets(gm)) == (not joins and until < 8)
+    assert torch.equal(gm(x), function(x))
