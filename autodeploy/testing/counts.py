@@ -7,18 +7,12 @@ from collections.abc import Iterable, Mapping
 
 from torch.fx import GraphModule
 
-from autodeploy.testing.samples import operator_name
+from autodeploy.graph.text import call_name
 
 
 def op_counts(gm: GraphModule) -> Counter[str]:
     """How often each operator is called: canonical ones as `rms_norm`, others as `aten.mul`, overloads together."""
     return Counter(call_name(node.target) for node in gm.graph.nodes if node.op == "call_function")
-
-
-def call_name(target: object) -> str:
-    """An operator's name without its overload, and without the namespace where that is ours."""
-    namespace = getattr(target, "namespace", "")
-    return operator_name(target) if namespace in ("", "autodeploy") else f"{namespace}.{operator_name(target)}"
 
 
 def assert_counts(gm: GraphModule, expected: Mapping[str, int], absent: Iterable[str] = ()) -> None:

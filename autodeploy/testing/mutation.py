@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from autodeploy.graph.text import operator_name
 from autodeploy.ops import ACTIVATIONS
 from autodeploy.rewrite import AnyOf, Call, Cast, Computed, Expr, Maybe, Outputs, Rule, Var
 from autodeploy.rewrite.expression import COMMUTATIVE
 from autodeploy.testing.patterns import check_pattern
-from autodeploy.testing.samples import Sampler, operator_name, parameters_of, sample_inputs
+from autodeploy.testing.samples import Sampler, parameters_of, sample_inputs
 
 _KINDS = tuple(ACTIVATIONS)
 # What a check raises: its own finding, or what an operator says to an argument that it cannot take.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.errors import InputError
+from autodeploy.graph.text import operator_name
 from autodeploy.rewrite import AnyOf, Call, Cast, Maybe, Outputs, Rule, Var, evaluate
 
 Sampler = Callable[[torch.dtype], Mapping[str, Any]]
@@ -95,13 +96,6 @@ def _uses(expression: object, use: _Use = _ALONE) -> Iterator[tuple[str, _Use]]:
         case AnyOf(items) | Outputs(items) | list(items) | tuple(items):
             for item in items:
                 yield from _uses(item, use)
-
-
-def operator_name(target: Any) -> str:
-    """The name of an operator without its namespace and overload."""
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.partition("::")[2]
-    return str(getattr(target, "__name__", target))
 
 
 def parameters_of(target: Any, count: int) -> list[tuple[str, str]]:

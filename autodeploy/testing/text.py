@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from itertools import count
-from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from autodeploy.graph.layers import find_layers
-from autodeploy.graph.nodes import arguments
-from autodeploy.testing.counts import call_name
+from autodeploy.graph.text import Notation
 
-_OF_THE_DEVICE = ("device", "layout", "pin_memory", "memory_format")  # where tracing happened, not what it traced
 _SYMBOL = re.compile(r"\b[su]\d+\b")
 _LAYER_INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
-_DTYPES: Mapping[torch.dtype, str] = {
-    torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32", torch.float64: "f64", torch.bool: "bool",
-    torch.int32: "i32", torch.int64: "i64", torch.uint8: "u8", torch.int8: "i8", torch.float8_e4m3fn: "f8e4m3",
-}  # fmt: skip
 
 
 def graph_text(gm: GraphModule, *, fold: bool = True) -> str:
@@ -39,7 +31,7 @@ def graph_text(gm: GraphModule, *, fold: bool = True) -> str:
     return "\n".join([*functions, *writer.graph(gm.graph, folded)]) + "\n"
 
 
-class _Writer:
+class _Writer(Notation):
     """Writes calls as lines; holds the names of dynamic sizes, which the whole text shares.
 
     `given` are the weights that functions take as arguments.
@@ -80,70 +72,18 @@ class _Writer:
                 given = ", ".join(self.argument(one, names) for one in self.parameters(stretch))
                 names.update((result, f"%{next(numbers)}") for result in _results(stretch))
                 lines.append(f"{', '.join(names[result] for result in _results(stretch))} = {function}({given})")
-            elif node.op == "placeholder":
-                names[node] = f"%{node.target}"
-                lines.append(f"{names[node]}: {self.type(node)}")
-            elif node.op == "output":
-                lines.append(f"return {self.argument(node.args[0], names)}")
-            elif node.op == "call_function" and node not in inside:
-                names[node] = f"%{next(numbers)}"
+            elif node.op != "get_attr" and node not in inside:
+                if node.op != "output":
+                    names[node] = f"%{node.target if node.op == 'placeholder' else next(numbers)}"
                 lines.append(self.line(node, names))
         return lines
 
-    def line(self, node: Node, names: Mapping[Node, str]) -> str:
-        """`%3 = rms_norm(%2, model.norm.weight, eps=1e-06): f32[1, T, 64]`."""
-        given = ", ".join(self.arguments(node, names))
-        return f"{names[node]} = {call_name(node.target)}({given}): {self.type(node)}"
+    def number(self, number: float) -> str:
+        """A constant in six digits, in which a float32 and its text agree."""
+        return f"{number:.6g}"
 
-    def arguments(self, node: Node, names: Mapping[Node, str]) -> Iterator[str]:
-        """Tensors by their names alone, other arguments as `name=value`."""
-        if not isinstance(node.target, torch._ops.OpOverload):
-            yield from (self.argument(one, names) for one in node.args)
-            return
-        for parameter, value in zip(node.target._schema.arguments, arguments(node).values(), strict=True):
-            if parameter.name in _OF_THE_DEVICE or (parameter.has_default_value() and value == parameter.default_value):
-                continue
-            text = self.argument(value, names)
-            yield text if isinstance(value, Node) else f"{parameter.name}={text}"
-
-    def argument(self, value: Any, names: Mapping[Node, str]) -> str:
-        """A value by its name, a weight with its shape, or a constant."""
-        match value:
-            case Node(op="get_attr") if value not in names:
-                return f"{value.target}{self.shape(value.meta['val'])}"
-            case Node():
-                return names[value]
-            case list() | tuple():
-                return f"[{', '.join(self.argument(one, names) for one in value)}]"
-            case bool():
-                return str(value)
-            case float():
-                return f"{value:.6g}"
-            case torch.dtype():
-                return _DTYPES.get(value, str(value))
-            case _:
-                return str(value)
-
-    def type(self, node: Node) -> str:
-        """Dtype and shape, of each result where there are several."""
-        return self._type(node.meta["val"])
-
-    def _type(self, value: Any) -> str:
-        match value:
-            case Tensor():
-                return f"{_DTYPES.get(value.dtype, value.dtype)}{self.shape(value)}"
-            case list() | tuple():
-                return ", ".join(map(self._type, value))
-            case torch.SymInt():
-                return f"int {self._size(value)}"
-            case _:
-                return type(value).__name__
-
-    def shape(self, value: Tensor) -> str:
-        """`[1, T, 64]`."""
-        return f"[{', '.join(map(self._size, value.shape))}]"
-
-    def _size(self, size: int | torch.SymInt) -> str:
+    def size(self, size: int | torch.SymInt) -> str:
+        """A size whose symbols are T, T1, …"""
         return _SYMBOL.sub(self._symbol, str(size))
 
     def _symbol(self, found: re.Match[str]) -> str:

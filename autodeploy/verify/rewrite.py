@@ -37,8 +37,9 @@ class State:
         """Whether both graphs make the same calls with the same kernels and weights, so that running one is enough."""
         return self._calls() == other._calls() and dict(self.context.weights) == dict(other.context.weights)
 
-    def _calls(self) -> list[tuple[str, str | None]]:
-        return [(node_text(node), node.meta.get("backend")) for node in self.graph_module.graph.nodes]
+    def _calls(self) -> list[tuple[str, str, str | None]]:
+        nodes = [node for node in self.graph_module.graph.nodes if node.op != "get_attr"]
+        return [(node_text(node), str(node.target), node.meta.get("backend")) for node in nodes]
 
 
 @dataclass(frozen=True)

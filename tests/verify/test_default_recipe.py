@@ -69,7 +69,7 @@ def test_a_diff_shows_what_a_pass_changed(optimized: Optimized) -> None:
     diff = optimized.diff(names.index("fuse_gate_up"))
     assert len([line for line in diff.removed if "up_proj.weight" in line]) == LAYERS
     assert len([line for line in diff.added if "gate_up_proj.weight" in line]) == LAYERS
-    assert "bfloat16[1, " in str(diff)
+    assert "bf16[1, " in str(diff)
     assert diff.name in str(diff)
     assert len(diff.lines) < len(optimized.graph_module.graph.nodes)
     assert optimized.diff(-1).name == f"{len(names) - 1}: {names[-1]}"
