@@ -1,7 +1,7 @@
 """Requests as users send them: when they come, how long their prompts are, and how long their answers.
 
-Gaps between arrivals are exponential (a Poisson process). Lengths are lognormal, which is how those of conversations
-spread: most are short, and a few are many times longer.
+Gaps between arrivals are exponential (a Poisson process). Lengths are lognormal, as those of chats roughly are: most are
+short, and a few are many times longer.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Lengths:
         return max(1, min(round(draw.lognormvariate(mu, self.sigma)), most, self.most))
 
 
-# The means of ShareGPT's conversations in Kwon et al., 2023 (PagedAttention), figure 11; the spread is our choice.
-PROMPT_LENGTHS = Lengths(mean=161.31, sigma=1.0, most=2048)
-ANSWER_LENGTHS = Lengths(mean=337.99, sigma=0.8, most=2048)
+# Our choice, in the manner of chats (short questions, longer answers); they were not fitted to any data.
+PROMPT_LENGTHS = Lengths(mean=160.0, sigma=1.0, most=2048)
+ANSWER_LENGTHS = Lengths(mean=340.0, sigma=0.8, most=2048)
 
 
 @dataclass(frozen=True)
