@@ -1,7 +1,7 @@
 """Requests as users send them: when they come, how long their prompts are, and how long their answers.
 
-Gaps between arrivals are exponential (a Poisson process). Lengths are lognormal, as those of chats roughly are: most are
-short, and a few are many times longer.
+Gaps between arrivals are exponential (a Poisson process). Lengths are lognormal, as those of chats roughly are: most
+are short, and a few are many times longer.
 """
 
 from __future__ import annotations
