@@ -63,7 +63,7 @@ class Rules:
     penalized: Penalized | None = None
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_biases"])  # it differs from step to step
 def _adjust_kernel(
     logits,
     temperature,
