@@ -46,7 +46,11 @@ def test_a_module_is_optimized_and_computes_the_same() -> None:
     optimized = ad.optimize(traced, gpu="cpu")
     assert optimized.spec is None
     targets = {str(node.target) for node in optimized.graph_module.graph.nodes}
-    assert {"autodeploy.rms_norm.default", "autodeploy.linear.default", "autodeploy.activate.default"} <= targets
+    assert {
+        "autodeploy.rms_norm.default",
+        "autodeploy.linear.default",
+        "autodeploy.linear_activation.default",
+    } <= targets
     x = torch.randn(1, 9, 16)
     for name, tensor in optimized.weights.read(MemorySource({})).items():
         set_attribute(optimized.graph_module, name, tensor)
