@@ -31,6 +31,9 @@ class WeightPlan(MutableMapping[str, Expression]):
             raise KeyError(f"no weight is called {name!r}; {nearest(name, self._entries)}")
         return self._entries[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # a failed lookup would search for the nearest name
+
     def __setitem__(self, name: str, expression: Expression) -> None:
         self._entries[name] = expression
 
