@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -57,6 +58,8 @@ class Worker:
         if not isinstance(start, Start):
             return
         core = self._load(start)
+        gc.collect()
+        gc.freeze()  # what was loaded stays: looking through it again would hold up steps
         self._send(Ready(core.vocab_size, core.max_len, core.stats(), list(core.notes)))
         while True:
             message = self._receive(wait=not core.has_unfinished)
