@@ -12,10 +12,9 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 
 from autodeploy.capture import capture_graph
-from autodeploy.graph.nodes import arguments, value
 from autodeploy.kernels import KernelTable
 from autodeploy.runtime.model import StepInputs
-from autodeploy.tuning.choices import Choices, Matmul
+from autodeploy.tuning.choices import MATMULS, Choices, Matmul
 from autodeploy.tuning.dispatch import tuned_linear
 from autodeploy.tuning.session import Tuning
 
@@ -171,9 +170,8 @@ def _kernel(node: Node, table: KernelTable, device: torch.device, choices: Choic
     if kernel is None or device.type not in kernel.devices:
         kernel = table.find(node.target, "torch")
     assert kernel is not None, f"no reference serves {node.target}"
-    if node.target is torch.ops.autodeploy.linear.default:
-        named = arguments(node)
-        return tuned_linear(Matmul.of(value(named["weight"]), named["bias"]), choices, table, kernel.run)
+    if node.target in MATMULS:
+        return tuned_linear(Matmul.of(node), choices, table, kernel.run)
     return kernel.run
 
 

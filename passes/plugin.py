@@ -21,6 +21,7 @@ from autodeploy.passes.fold_constants import FoldConstants
 from autodeploy.passes.functionalize import Functionalize
 from autodeploy.passes.fuse_convolution_activation import FuseConvolutionActivation
 from autodeploy.passes.fuse_gate_up import FuseGateUp
+from autodeploy.passes.fuse_gated_linear import FuseGatedLinear
 from autodeploy.passes.fuse_linear_activation import FuseLinearActivation
 from autodeploy.passes.fuse_qkv import FuseQkv
 from autodeploy.passes.fuse_residual_norm import FuseResidualNorm
@@ -62,6 +63,7 @@ PLUGIN = Plugin(
         GatherLogitRows,
         PageAttention,
         FuseRopeCache,
+        FuseGatedLinear,
         TuneKernels,
         ChooseKernels,
     ),

@@ -8,7 +8,7 @@ from autodeploy.ops.activation import ACTIVATIONS, activate, gated_activation
 from autodeploy.ops.attention import attention, paged_attention
 from autodeploy.ops.convolution import convolution, convolution_activation
 from autodeploy.ops.experts import expert_linear
-from autodeploy.ops.linear import linear, linear_activation
+from autodeploy.ops.linear import gated_linear, linear, linear_activation
 from autodeploy.ops.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from autodeploy.ops.op import CanonicalOp, define
 from autodeploy.ops.rope import rope
@@ -18,6 +18,7 @@ from autodeploy.ops.soft_cap import soft_cap
 OPS = (
     linear,
     linear_activation,
+    gated_linear,
     expert_linear,
     convolution,
     convolution_activation,
@@ -50,6 +51,7 @@ __all__ = [
     "define",
     "expert_linear",
     "gated_activation",
+    "gated_linear",
     "layer_norm",
     "linear",
     "linear_activation",

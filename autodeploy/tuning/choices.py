@@ -8,25 +8,47 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch.fx import Graph
+from torch.fx import Graph, Node
 
 from autodeploy.graph.nodes import arguments, calls_of, value
+
+linear_op = torch.ops.autodeploy.linear.default
+gated_linear_op = torch.ops.autodeploy.gated_linear.default
+MATMULS = (linear_op, gated_linear_op)
+"""The operators that are tuned."""
 
 
 @dataclass(frozen=True, order=True)
 class Matmul:
-    """A projection of some rows `[M, k]` by a weight `[n, k]`, apart from M."""
+    """A projection of some rows `[M, k]` by a weight `[n, k]`, apart from M.
+
+    `gate` is the kind of a `gated_linear`, and empty for a plain one.
+    """
 
     n: int
     k: int
     dtype: str
     has_bias: bool = False
+    gate: str = ""
 
     @classmethod
-    def of(cls, weight: torch.Tensor, bias: object) -> Matmul:
-        """The projection by `weight [n, k]`, a real or a fake one."""
+    def of(cls, call: Node) -> Matmul:
+        """What a call of one of `MATMULS` computes."""
+        named = arguments(call)
+        weight = value(named["weight"])
         dtype = str(weight.dtype).removeprefix("torch.")
-        return cls(int(weight.shape[0]), int(weight.shape[1]), dtype, bias is not None)
+        n, k = map(int, weight.shape)
+        return cls(n, k, dtype, named["bias"] is not None, named.get("kind", ""))
+
+    @property
+    def op(self) -> torch._ops.OpOverload:
+        """The operator that computes it; it takes rows, weight, bias and `options`."""
+        return gated_linear_op if self.gate else linear_op
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What the operator takes besides tensors."""
+        return (self.gate,) if self.gate else ()
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -40,16 +62,12 @@ class Matmul:
         return self.n * self.k * self.torch_dtype.itemsize
 
     def __str__(self) -> str:
-        return f"[{self.n}, {self.k}] {self.dtype}" + (" + bias" if self.has_bias else "")
+        return f"[{self.n}, {self.k}] {self.dtype}" + " + bias" * self.has_bias + f" {self.gate}".rstrip()
 
 
 def matmuls_of(graph: Graph) -> tuple[Matmul, ...]:
     """The distinct projections of a graph."""
-    found = set()
-    for node in calls_of(graph, torch.ops.autodeploy.linear.default):
-        named = arguments(node)
-        found.add(Matmul.of(value(named["weight"]), named["bias"]))
-    return tuple(sorted(found))
+    return tuple(sorted({Matmul.of(call) for call in calls_of(graph, *MATMULS)}))
 
 
 @dataclass(frozen=True)
@@ -119,5 +137,5 @@ class Choices:
         entries = {}
         for one in data:
             choices = tuple(sorted((Choice(**choice) for choice in one["choices"]), key=lambda choice: choice.rows))
-            entries[Matmul(one["n"], one["k"], one["dtype"], one["has_bias"])] = choices
+            entries[Matmul(one["n"], one["k"], one["dtype"], one["has_bias"], one["gate"])] = choices
         return cls(entries)

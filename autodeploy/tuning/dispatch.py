@@ -4,42 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from autodeploy.kernels import KernelTable
 from autodeploy.tuning.choices import Choice, Choices, Matmul
 
-linear_op = torch.ops.autodeploy.linear.default
 Projection = Callable[..., Tensor]
 
 
 def tuned_linear(matmul: Matmul, choices: Choices, table: KernelTable, otherwise: Projection) -> Projection:
-    """`linear(x, weight, bias)` by the choices for `matmul`; `otherwise` for more rows than were measured.
+    """The operator of `matmul` by the choices for it; `otherwise` for more rows than were measured.
 
     The number of rows is known on the host, so that a captured step holds the kernel chosen for it.
     """
-    runs = [(choice.rows, _run_of(choice, table)) for choice in choices.entries.get(matmul, ())]
+    runs = [(choice.rows, _run_of(choice, matmul, table)) for choice in choices.entries.get(matmul, ())]
     if not runs:
         return otherwise
 
-    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: str) -> Tensor:
         rows = x.shape[:-1].numel()
         for most, run in runs:
             if rows <= most:
-                return run(x, weight, bias)
-        return otherwise(x, weight, bias)
+                return run(x, weight, bias, *options)
+        return otherwise(x, weight, bias, *options)
 
     return linear
 
 
-def _run_of(choice: Choice, table: KernelTable) -> Projection:
+def _run_of(choice: Choice, matmul: Matmul, table: KernelTable) -> Projection:
     """The kernel of a choice; the reference where its backend is not at hand."""
-    kernel = table.find(linear_op, choice.backend)
+    kernel = table.find(matmul.op, choice.backend)
     if kernel is not None and kernel.tunable is not None and choice.config is not None:
         run: Projection = kernel.tunable.bind(kernel.tunable.config_type(**choice.config))
         return run
     if kernel is None:
-        return torch.nn.functional.linear
+        return matmul.op
     plain: Projection = kernel.run
     return plain

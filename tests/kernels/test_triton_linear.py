@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.device import DEVICE, DTYPES, INTERPRETED, close, device_test, draw
+from autodeploy import ops
+from tests.kernels.device import DEVICE, DTYPES, INTERPRETED, check, close, device_test, draw
 
 linear = pytest.importorskip("autodeploy.kernels.triton.linear")
 
@@ -35,6 +36,36 @@ def test_split_rows(m: int, matrix_units: bool, split: int) -> None:
 
 
 @device_test
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+@pytest.mark.parametrize("m", [1, 7, 64])
+def test_gated_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
+    x, weight, bias = draw(m, k, dtype=dtype) * 0.1, draw(n, k, dtype=dtype), draw(n, dtype=dtype)
+    for config in linear.candidates(m, n, k, dtype):
+        for shift in (None, bias):
+            wide = (x.double(), weight.double(), None if shift is None else shift.double())
+            close(linear.run(x, weight, shift, config, "silu"), ops.gated_linear.reference(*wide, "silu"))
+
+
+@device_test
+@pytest.mark.parametrize("kind", ops.ACTIVATIONS)
+@pytest.mark.parametrize("m", [1, 3, 65])
+def test_gated_linear(m: int, kind: str) -> None:
+    x, weight, bias = (draw(*size, dtype=torch.float32) for size in ((2, m, 96), (2 * 33, 96), (2 * 33,)))
+    x = x * 0.1
+    check(ops.gated_linear, x, weight, bias, kind)
+    check(ops.gated_linear, x[0, 0], weight, None, kind)
+
+
+@device_test
+@pytest.mark.parametrize(("m", "matrix_units"), [(1, False), (5, True)])
+def test_gated_shares(m: int, matrix_units: bool) -> None:
+    x, weight, bias = (draw(*size, dtype=torch.float32) for size in ((m, 96), (2 * 33, 96), (2 * 33,)))
+    config = linear.SkinnyConfig(16, 32, split_k=3, matrix_units=matrix_units)
+    close(linear.run(x, weight, bias, config, "silu"), ops.gated_linear.reference(x, weight, bias, "silu"))
+
+
+@device_test
 def test_leading_dimensions() -> None:
     x, weight = draw(2, 3, 64, dtype=torch.float32), draw(20, 64, dtype=torch.float32)
     close(linear.linear(x, weight), torch.nn.functional.linear(x, weight))
@@ -49,4 +80,4 @@ def test_many_rows_are_for_pytorch() -> None:
     with pytest.raises(ValueError, match="65 rows are more than the 64"):
         linear.run(x, weight, None, linear.SkinnyConfig(16, 32))
     with pytest.raises(ValueError, match="2 rows are more than the 1"):
-        linear.run(x[:2], weight, None, linear.VECTOR)
+        linear.run(x[:2], weight, None, linear.ONE_ROW[0])

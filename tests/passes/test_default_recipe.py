@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter
 from torch.fx.node import map_aggregate
 
+from autodeploy import ops
 from autodeploy.export import trace_model
 from autodeploy.graph.attributes import set_attribute
+from autodeploy.kernels import reference_kernel
 from autodeploy.pipeline import Context, Pass, PassReport, run_passes
 from autodeploy.testing.families import FAMILIES, HAND_WRITTEN_FAMILIES, tiny_model
 from autodeploy.weights import MemorySource
@@ -152,13 +155,28 @@ def test_every_layer_becomes_canonical_operators(family: str) -> None:
     assert not [target for target in counts if target.startswith((*LEFT, *FORMS))]
 
 
+def test_a_device_with_kernels_for_more_gets_larger_operators() -> None:
+    fused = (ops.rope_paged_attention, ops.gated_linear)
+    subject, plain = Subject("llama"), Subject("llama")
+    subject.context.kernels += [replace(reference_kernel(op), backend="fast", priority=1) for op in fused]
+    reports = {report.name: report for report in subject.run(default_passes(subject.config))}
+    plain.run(default_passes(plain.config))
+    counts = subject.counts()
+    for op, name in zip(fused, ("fuse_rope_cache", "fuse_gated_linear"), strict=True):
+        assert counts[str(op.overload)] == reports[name].matches == 2
+    for inner in ("rope", "paged_attention", "gated_activation"):
+        assert counts[f"autodeploy.{inner}.default"] == 0
+    wanted = plain.logits()
+    assert float((subject.logits() - wanted).norm() / wanted.norm()) <= 1e-5
+
+
 def test_fuel_is_for_all_passes_together() -> None:
     unlimited = Subject("llama")
     total = sum(report.matches for report in unlimited.run(default_passes(unlimited.config)))
     wanted = unlimited.logits()
     for fuel in (0, 1, 20, 60, 75, 90, total):
         subject = Subject("llama", fuel)
-        reports = subject.run(default_passes(subject.config)[:-5])  # up to the cache: a program needs all of it
+        reports = subject.run(default_passes(subject.config)[:-6])  # up to the cache: a program needs all of it
         assert sum(report.matches for report in reports) <= fuel
         got = subject.logits()
         assert float((got - wanted).norm() / wanted.norm()) <= 1e-5

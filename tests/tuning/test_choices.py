@@ -12,12 +12,13 @@ from torch import Tensor
 from autodeploy.export import trace_module
 from autodeploy.kernels import Kernel, KernelTable, reference_kernel
 from autodeploy.kernels.table import Tunable
-from autodeploy.ops import linear
+from autodeploy.ops import gated_linear, linear
 from autodeploy.tuning import Choice, Choices, Matmul, load_choices, matmuls_of, save_choices
 from autodeploy.tuning.dispatch import tuned_linear
 from tests.graphs import clean, context
 
 WIDE = Matmul(n=12, k=8, dtype="float32")
+GATED = Matmul(n=12, k=8, dtype="float32", gate="silu")
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,32 @@ def test_an_unknown_matmul_and_a_missing_backend_run_as_ever() -> None:
     assert torch.equal(tuned_linear(WIDE, choices(), without, linear.reference)(x, weight), x @ weight.T)
 
 
+def test_a_gated_projection_has_choices_of_its_own() -> None:
+    calls: list[str] = []
+
+    def otherwise(*given: Any) -> Any:
+        calls.append("otherwise")
+        return gated_linear.reference(*given)
+
+    table = KernelTable([Kernel(gated_linear, "fast", otherwise), *recording_table(calls)])
+    assert tuned_linear(GATED, choices(), table, otherwise) is otherwise
+    run = tuned_linear(
+        GATED, Choices({GATED: (Choice(1, "fast", None, 1e-6), Choice(2, "none", None, 1e-6))}), table, run_never
+    )
+    for rows in (1, 2):
+        x, weight, bias = torch.randn(1, rows, 8), torch.randn(12, 8), torch.randn(12)
+        assert torch.equal(run(x, weight, bias, "silu"), gated_linear.reference(x, weight, bias, "silu"))
+    assert calls == ["otherwise"]
+
+
+def run_never(*_: Any) -> Any:
+    raise AssertionError("there is a choice for so many rows")
+
+
 def test_choices_survive_json() -> None:
-    data = json.loads(json.dumps(choices().as_data()))
-    assert Choices.from_data(data) == choices()
+    both = choices() | Choices({GATED: (Choice(1, "torch", None, 1e-6),)})
+    data = json.loads(json.dumps(both.as_data()))
+    assert Choices.from_data(data) == both
     assert choices().missing([WIDE, Matmul(1, 1, "bfloat16")]) == (Matmul(1, 1, "bfloat16"),)
     found = choices().find(WIDE, 3)
     assert found is not None

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from autodeploy.kernels.triton.launch import overlap, shared_memory
-from autodeploy.kernels.triton.skinny import add_shares_kernel, matvec_kernel, skinny_kernel
+from autodeploy.kernels.triton.skinny import finish_kernel, matvec_kernel, skinny_kernel
 
 MAX_ROWS = 64
 
@@ -36,13 +36,11 @@ class SkinnyConfig:
         return self.num_stages * self.block_k * (self.block_n + _block_m(m)) * dtype.itemsize
 
 
-VECTOR = SkinnyConfig(2, 4096, num_stages=1, matrix_units=False)
-ONE_ROW = (
-    SkinnyConfig(64, 128, split_k=2, num_stages=6),
-    SkinnyConfig(64, 128, split_k=4),
-    SkinnyConfig(64, 128, num_stages=8),
-    SkinnyConfig(1, 2048, num_warps=2, num_stages=1, matrix_units=False),
+ONE_ROW = tuple(
+    SkinnyConfig(block_n, block_k, num_warps=num_warps, num_stages=1, matrix_units=False)
+    for block_n, block_k, num_warps in ((2, 4096, 4), (2, 4096, 8), (2, 2048, 4), (4, 1024, 4), (4, 2048, 4))
 )
+"""On the ordinary units, whose weights are on their way before the inputs are there."""
 FEW_ROWS = (
     SkinnyConfig(64, 128, split_k=2),
     SkinnyConfig(64, 128, split_k=2, num_stages=6),
@@ -74,16 +72,28 @@ def candidates(m: int, n: int, k: int, dtype: torch.dtype) -> tuple[SkinnyConfig
         return ()
     configs: tuple[SkinnyConfig, ...]
     if m == 1:
-        configs = (VECTOR, *ONE_ROW) if n >= k else (ONE_ROW[0], VECTOR, *ONE_ROW[1:])
+        configs = tuple(sorted(ONE_ROW, key=lambda config: k % config.block_k > 0))
     else:
-        configs = tuple(sorted(FEW_ROWS, key=lambda config: (config.split_k > 1) == (n >= WIDE)))
-    fitting = (replace(one, block_k=_columns(one, k, dtype)) for one in (*configs, SMALL))
-    return tuple(dict.fromkeys(fitting))
+        configs = (*sorted(FEW_ROWS, key=lambda config: (config.split_k > 1) == (n >= WIDE)), SMALL)
+    return tuple(dict.fromkeys(replace(one, block_k=_columns(one, k, dtype)) for one in configs))
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: SkinnyConfig) -> Tensor:
-    """`ops.linear` of up to MAX_ROWS rows (one without matrix units) in a configuration; ValueError for more."""
-    k, n = x.shape[-1], weight.shape[0]
+def first_fitting(m: int, weight: Tensor) -> SkinnyConfig | None:
+    """The first candidate for m rows whose programs have shared memory enough; None where there is none."""
+    fitting = (
+        config
+        for config in candidates(m, weight.shape[0], weight.shape[1], weight.dtype)
+        if config.shared_bytes(m, weight.dtype) <= shared_memory(weight.device)
+    )
+    return next(fitting, None)
+
+
+def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: SkinnyConfig, gate: str | None = None) -> Tensor:
+    """`ops.linear` of up to MAX_ROWS rows (one without matrix units) in a configuration, ValueError for more.
+
+    With the name of an activation as gate, it is `ops.gated_linear`.
+    """
+    k, n = x.shape[-1], weight.shape[0] if gate is None else weight.shape[0] // 2
     rows = x.reshape(-1, k)
     m = rows.shape[0]
     most = MAX_ROWS if config.matrix_units else 1
@@ -93,28 +103,28 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: SkinnyConfig) ->
     if not out.numel():
         return out
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
-    split = config.split_k
-    shares = out if split == 1 else torch.empty((split, m, n), dtype=torch.float32, device=x.device)
+    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+    split, block_n = config.split_k, config.block_n if gate is None else max(config.block_n, 2)
+    shares = out
+    if split > 1:
+        shares = torch.empty((split, m, weight.shape[0]), dtype=torch.float32, device=x.device)
+    fixed = {"gate": gate, "SPLIT_K": split, **overlap(x.device)}
     options = {
-        "even": n % config.block_n == 0 and k % (config.block_k * split) == 0,
-        "BLOCK_N": config.block_n,
+        **fixed,
+        "even": weight.shape[0] % block_n == 0 and k % (config.block_k * split) == 0,
+        "BLOCK_N": block_n,
         "BLOCK_K": config.block_k,
-        "SPLIT_K": split,
         "STAGES": config.num_stages,
         "num_warps": config.num_warps,
-        **overlap(x.device),
     }
-    grid = (triton.cdiv(n, config.block_n), split)
-    weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
+    grid = (triton.cdiv(weight.shape[0], block_n), split)
     if not config.matrix_units:
         matvec_kernel[grid](rows, weight, bias, shares, n, k, **options)
     else:
         skinny_kernel[grid](rows, weight, bias, shares, m, n, k, rows.stride(0), BLOCK_M=_block_m(m), **options)
     if split > 1:
-        block = 1024
-        add_shares_kernel[(triton.cdiv(m * n, block),)](
-            shares, out, m * n, SPLIT_K=split, BLOCK=block, **overlap(x.device)
-        )
+        block = min(triton.next_power_of_2(n), 1024)
+        finish_kernel[(triton.cdiv(n, block), m)](shares, bias, out, m, n, BLOCK=block, **fixed)
     return out
 
 
@@ -129,9 +139,5 @@ def bind(config: SkinnyConfig) -> Callable[..., Tensor]:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`ops.linear`: the first candidate that fits up to MAX_ROWS rows, PyTorch's own matmul past them."""
-    k = x.shape[-1]
-    m = x.numel() // k
-    for config in candidates(m, weight.shape[0], k, x.dtype):
-        if config.shared_bytes(m, x.dtype) <= shared_memory(x.device):
-            return run(x, weight, bias, config)
-    return torch.nn.functional.linear(x, weight, bias)
+    config = first_fitting(x.shape[:-1].numel(), weight)
+    return torch.nn.functional.linear(x, weight, bias) if config is None else run(x, weight, bias, config)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autodeploy import ops
 from autodeploy.kernels.table import Kernel, Tunable
-from autodeploy.kernels.triton import linear
+from autodeploy.kernels.triton import gated_linear, linear
 from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.attention import paged_attention, rope_paged_attention
 from autodeploy.kernels.triton.norm import add_rms_norm, rms_norm
@@ -23,6 +23,7 @@ BACKEND = "triton"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_WIDTH = 65536 // 4  # of a row that one program holds in registers
 SKINNY = Tunable(linear.candidates, linear.bind, linear.SkinnyConfig)
+GATED = replace(SKINNY, bind=gated_linear.bind)
 LIBRARY = torch.library.Library("autodeploy_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
@@ -30,6 +31,7 @@ def register() -> tuple[Kernel, ...]:
     """Define the operators with PyTorch's dispatcher. To be called once in a process."""
     return (
         replace(_kernel(ops.linear, linear.linear, _one_matmul_dtype), tunable=SKINNY),
+        replace(_kernel(ops.gated_linear, gated_linear.gated_linear, _one_gated_dtype), tunable=GATED),
         _kernel(ops.rms_norm, rms_norm, _narrow_rows),
         _kernel(ops.add_rms_norm, add_rms_norm, _narrow_sums),
         _kernel(ops.rope, rope, _wide_angles),
@@ -57,6 +59,14 @@ def _one_matmul_dtype(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     return _one_dtype(x, weight, bias)
 
 
+def _one_gated_dtype(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> str | None:
+    return _known_activation(kind) or _one_dtype(x, weight, bias)
+
+
+def _known_activation(kind: str) -> str | None:
+    return None if kind in ops.ACTIVATIONS else f"no activation is named {kind!r}"
+
+
 def _narrow_rows(
     x: Tensor, weight: Tensor | None, eps: float, offset: float = 0.0, scale_in_float32: bool = False
 ) -> str | None:
@@ -80,9 +90,7 @@ def _wide_angles(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False)
 def _like_halves(gate: Tensor, up: Tensor, kind: str) -> str | None:
     if gate.shape != up.shape:
         return "gate and up differ in shape"
-    if kind not in ops.ACTIVATIONS:
-        return f"no activation is named {kind!r}"
-    return _one_dtype(gate, up)
+    return _known_activation(kind) or _one_dtype(gate, up)
 
 
 def _one_cache_dtype(
