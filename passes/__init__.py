@@ -1,4 +1,4 @@
-"""Built-in passes, one a module; `autodeploy.plugin` discovers them."""
+"""Built-in passes, one a module; `autodeploy.discovery` finds them."""
 
 if __name__ == "passes":
     raise ImportError("this folder installs as autodeploy.passes: write `import autodeploy.passes`")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from itertools import count
 
 import torch
@@ -62,17 +62,16 @@ class _Writer(Notation):
     def graph(self, graph: Graph, folded: Sequence[Sequence[Sequence[Node]]]) -> list[str]:
         """The whole graph, with a call for each stretch that is folded."""
         calls = {stretch[0]: (f"layer{index}", stretch) for index, run in enumerate(folded) for stretch in run}
-        inside = {node for _, stretch in calls.values() for node in stretch}
         names: dict[Node, str] = {}
         numbers = count()
         lines = []
-        for node in graph.nodes:
+        for node in _in_order_of_use(graph, {node: stretch for _, stretch in calls.values() for node in stretch}):
             if node in calls:
                 function, stretch = calls[node]
                 given = ", ".join(self.argument(one, names) for one in self.parameters(stretch))
                 names.update((result, f"%{next(numbers)}") for result in _results(stretch))
                 lines.append(f"{', '.join(names[result] for result in _results(stretch))} = {function}({given})")
-            elif node.op != "get_attr" and node not in inside:
+            elif node.op != "get_attr":
                 if node.op != "output":
                     names[node] = f"%{node.target if node.op == 'placeholder' else next(numbers)}"
                 lines.append(self.line(node, names))
@@ -89,6 +88,29 @@ class _Writer(Notation):
     def _symbol(self, found: re.Match[str]) -> str:
         known = len(self._sizes)
         return self._sizes.setdefault(found.group(), f"T{known or ''}")
+
+
+def _in_order_of_use(graph: Graph, stretch_of: Mapping[Node, Sequence[Node]]) -> list[Node]:
+    """The inputs, then every other node after what it uses, a stretch by its first node alone.
+
+    The order in which a graph happens to hold calls that do not need each other is no part of what it means: some
+    models make their tables in the order of a set.
+    """
+    order = dict.fromkeys(graph.find_nodes(op="placeholder"))
+    waiting = [(graph.output_node(), False)]
+    while waiting:
+        node, is_ready = waiting.pop()
+        stretch = stretch_of.get(node, (node,))
+        first = stretch[0]
+        if first in order:
+            continue
+        if is_ready:
+            order[first] = None
+            continue
+        own = set(stretch)
+        used = dict.fromkeys(one for part in stretch for one in part.all_input_nodes if one not in own)
+        waiting += [(first, True), *((one, False) for one in reversed(used))]
+    return list(order)
 
 
 def _differing(stretches: Sequence[Sequence[Node]]) -> Set[Node]:

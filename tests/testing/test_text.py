@@ -100,7 +100,7 @@ def test_layers_that_are_wired_differently_are_not_folded() -> None:
 
     text = graph_text(graph_of(Crossed(), 1, 6, 4))
     assert "layer0" not in text
-    assert "%3 = aten.mul(%2, %1)" in text
+    assert "%3 = aten.mul(%0, %2)" in text  # in the order of use
 
 
 def test_what_the_graph_means_changes_the_text_and_its_names_do_not() -> None:
