@@ -29,7 +29,7 @@ bench: $(READY)
 	for one in $(wildcard benchmarks/*cpu*.py); do $(PYTHON) $$one || exit 1; done
 
 gpu-check: gpu-install
-	$(PYTHON) -m pytest -q -m gpu tests/kernels tests/program
+	$(PYTHON) -m pytest -q -m gpu tests/kernels tests/program tests/runtime
 
 gpu-bench: gpu-install
 	$(PYTHON) -m autodeploy bench benchmarks/configs/llama-3.1-8b --gpu h200 --load-format random \

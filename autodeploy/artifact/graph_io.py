@@ -51,9 +51,9 @@ def graph_from_data(
 ) -> GraphModule:
     """Rebuild a graph. Its weights become meta tensors of the shapes and dtypes of `weights`.
 
-    Each node's `meta` has `backend`, and `val_text` (the text of the `val` it had); weights have their `val`. Raises ArtifactError for anything
-    that the writer does not write, and for operators outside the allow-list; `plugins` are those that the graph needs,
-    with their distributions.
+    Each node's `meta` has `backend`, and `val_text` (the text of the `val` it had); weights have their `val`. Raises
+    ArtifactError for anything that the writer does not write, and for operators outside the allow-list; `plugins` are
+    those that the graph needs, with their distributions.
     """
     if not isinstance(data, list):
         raise ArtifactError("graph.json: a graph must be a list of nodes")

@@ -149,6 +149,6 @@ A step flattens the new tokens of B requests into T rows: `q [T, H, D]`, `k [T, 
 in place: row t goes to slot `slots[t]` (int64; page `slot // page_size`, offset `slot % page_size`). Rows
 `query_start[b]` to `query_start[b + 1]` (int32 `[B + 1]`) are the last tokens of request b, whose cache then holds
 `context_len[b]` tokens (int32 `[B]`) in the pages `page_table[b]` (int32 `[B, max_pages]`, in order; entries past the
-context are ignored). Window, soft cap, sinks and ALiBi are as in causal `attention`. Rows past `query_start[B]` are padding: they
-write their slots, see nothing, and give zeros (Kwon et al., 2023).
+context are ignored). Window, soft cap, sinks and ALiBi are as in causal `attention`. Rows past `query_start[B]` are
+padding: they write their slots, see nothing, and give zeros (Kwon et al., 2023).
 """
