@@ -22,7 +22,7 @@ from autodeploy.export import Traced, load_config, trace_model
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import ModelFiles, resolve
 from autodeploy.leftovers import describe
-from autodeploy.optimizer import Recipe, choose_dtype, compile_graph, resolve_settings, target_device
+from autodeploy.optimizer import Compiled, Recipe, choose_dtype, compile_graph, resolve_settings, target_device
 from autodeploy.pipeline import PassReport
 from autodeploy.plan import Decision, Plan, recipe_decisions
 from autodeploy.progress import NullProgress, Progress, stage
@@ -144,24 +144,29 @@ def build(
     compiled = compile_graph(traced, job.recipe, source, job.device, fuel=fuel, observe=_reporter(progress))
     for sentence in (*describe(compiled.leftovers), *compiled.tuning.notes):
         progress.note(sentence)
-    assert compiled.spec is not None, "a model of transformers has a spec"
     del traced
     gc.collect()  # the traced graph is cyclic, and would take its place in memory beside the weights
     with stage(progress, "weights"):
-        return artifact.save(
-            out,
-            name=job.files.reference,
-            graph=compiled.graph_module,
-            weights=compiled.weights,
-            source=source,
-            config=job.config.to_dict(),
-            dtype=str(job.dtype).removeprefix("torch."),
-            devices=(job.device.type,),
-            recipe=compiled.recipe.as_dict(),
-            history=[report.as_dict() for report in compiled.history],
-            details={**details, "program": compiled.spec.as_dict(), "tuning": compiled.tuning.as_dict()},
-            assets=artifact.tokenizer_assets(job.files.folder),
-        )
+        return _save(out, job, compiled, source, details)
+
+
+def _save(out: Path, job: Job, compiled: Compiled, source: TensorSource, details: Mapping[str, Any]) -> Artifact:
+    """Write what was compiled, with how it came to be, and the weights from `source`."""
+    assert compiled.spec is not None, "a model of transformers has a spec"
+    return artifact.save(
+        out,
+        name=job.files.reference,
+        graph=compiled.graph_module,
+        weights=compiled.weights,
+        source=source,
+        config=job.config.to_dict(),
+        dtype=str(job.dtype).removeprefix("torch."),
+        devices=(job.device.type,),
+        recipe=compiled.recipe.as_dict(),
+        history=[report.as_dict() for report in compiled.history],
+        details={**details, "program": compiled.spec.as_dict(), "tuning": compiled.tuning.as_dict()},
+        assets=artifact.tokenizer_assets(job.files.folder),
+    )
 
 
 def trace_job(job: Job, load_format: str, progress: Progress) -> tuple[Traced, TensorSource]:

@@ -17,6 +17,7 @@ from transformers import PretrainedConfig
 from autodeploy.errors import RecipeError
 from autodeploy.graph.origin import spread_origins
 from autodeploy.invariants import check_invariants
+from autodeploy.kernels import reference
 from autodeploy.leftovers import find_leftovers, refuse
 from autodeploy.rewrite import Miss, Place, RewriteResult, Rule, apply_rules
 from autodeploy.rewrite.place import closest, counts, fold
@@ -71,6 +72,12 @@ class Context:
             return False
         self.fuel -= 1
         return True
+
+    def why_unserved(self, op: torch._ops.OpOverload, dtype: torch.dtype) -> str | None:
+        """None where a kernel of the device serves `op`; where only its reference would, the reason not to fuse."""
+        kernels = self.kernels.candidates(op, self.device.type, dtype) if self.kernels else ()
+        served = any(kernel.backend != reference.BACKEND for kernel in kernels)
+        return None if served else f"no kernel of {self.device.type} does both in one"
 
     def rewrite(self, gm: GraphModule, rules: Sequence[Rule]) -> int:
         """Apply `rules` to `gm` within the fuel and keep what they did and missed; returns the number of rewrites."""

@@ -9,7 +9,6 @@ import torch
 from torch.fx import GraphModule, Node
 
 from autodeploy.graph.nodes import arguments, calls_of, insert_call, is_call, value
-from autodeploy.kernels import reference
 from autodeploy.ops import gated_linear
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite import Miss
@@ -30,19 +29,13 @@ class FuseGatedLinear(Pass):
         """Fuse every gated activation of the two halves of a projection that nothing else reads."""
         changed = 0
         for gated in calls_of(gm.graph, ops.gated_activation.default):
-            reason = _no_kernel(ctx, value(gated).dtype) or _declines(gated)
+            reason = ctx.why_unserved(gated_linear.overload, value(gated).dtype) or _declines(gated)
             if reason is not None:
                 ctx.misses.append(Miss.at(self.name, gated, gated, reason))
             elif ctx.spend():
                 _fuse(gated)
                 changed += 1
         return changed
-
-
-def _no_kernel(ctx: Context, dtype: torch.dtype) -> str | None:
-    kernels = ctx.kernels.candidates(gated_linear.overload, ctx.device.type, dtype) if ctx.kernels else ()
-    served = any(kernel.backend != reference.BACKEND for kernel in kernels)
-    return None if served else f"no kernel of {ctx.device.type} does both in one"
 
 
 def _declines(gated: Node) -> str | None:

@@ -8,7 +8,6 @@ import torch
 from torch.fx import GraphModule, Node
 
 from autodeploy.graph.nodes import arguments, calls_of, insert_call, is_call, value
-from autodeploy.kernels import reference
 from autodeploy.ops import rope_paged_attention
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite import Miss
@@ -29,19 +28,13 @@ class FuseRopeCache(Pass):
         """Fuse every attention whose queries and keys come from rotations alike that nothing else reads."""
         changed = 0
         for attention in calls_of(gm.graph, ops.paged_attention.default):
-            reason = _no_kernel(ctx, value(attention).dtype) or _declines(attention)
+            reason = ctx.why_unserved(rope_paged_attention.overload, value(attention).dtype) or _declines(attention)
             if reason is not None:
                 ctx.misses.append(Miss.at(self.name, attention, attention, reason))
             elif ctx.spend():
                 _fuse(attention)
                 changed += 1
         return changed
-
-
-def _no_kernel(ctx: Context, dtype: torch.dtype) -> str | None:
-    kernels = ctx.kernels.candidates(rope_paged_attention.overload, ctx.device.type, dtype) if ctx.kernels else ()
-    served = any(kernel.backend != reference.BACKEND for kernel in kernels)
-    return None if served else f"no kernel of {ctx.device.type} does both in one"
 
 
 def _declines(attention: Node) -> str | None:
