@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 
 from autodeploy.capture import capture_graph
-from autodeploy.kernels import KernelTable
+from autodeploy.kernels import Kernel, KernelTable
 from autodeploy.runtime.model import StepInputs
 from autodeploy.tuning.choices import MATMULS, Choices, Matmul
 from autodeploy.tuning.dispatch import tuned_linear
@@ -83,12 +83,16 @@ class Program:
     ) -> None:
         self._spec = spec
         self._device = device
+        waiting = [kernel.name for kernel in _chosen(graph_module.graph, table, device) if kernel.waits]
+        self._is_capturable = not waiting
         bound, names = bind(graph_module.graph, table, device, tuning.choices)
         inputs = [str(node.target) for node in bound.find_nodes(op="placeholder")]
         self._weights = [weights[name] for name in names]
         self._order = [name for name in inputs if name in _STEP_INPUTS]
-        note = capture_graph(bound, capture)
-        self.notes = tuning.notes if note is None else (*tuning.notes, note)
+        notes = [*tuning.notes, capture_graph(bound, capture)]
+        if waiting and device.type == "cuda":
+            notes.append(f"steps run without CUDA graphs, since {waiting[0]} waits for the device")
+        self.notes = tuple(note for note in notes if note is not None)
         """What the user should know of how the program runs."""
         module = GraphModule(nn.Module(), bound)
         self._run: Callable[..., Tensor] = module.forward
@@ -102,6 +106,11 @@ class Program:
     def max_model_len(self) -> int:
         """Positions the model can tell apart."""
         return self._spec.max_model_len
+
+    @property
+    def is_capturable(self) -> bool:
+        """Whether a CUDA graph can hold a step: none of its kernels waits for the device."""
+        return self._is_capturable
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +161,7 @@ def bind(
     for node in graph.nodes:
         if node.op == "call_function":
             copies[node] = bound.node_copy(node, copies.__getitem__)
-            copies[node].target = _kernel(node, table, device, choices)
+            copies[node].target = _callable(node, table, device, choices)
             copies[node].args = _on_device(copies[node].args, device)
             copies[node].kwargs = _on_device(copies[node].kwargs, device)
         elif node.op == "output":
@@ -161,18 +170,27 @@ def bind(
     return bound, names
 
 
-def _kernel(node: Node, table: KernelTable, device: torch.device, choices: Choices) -> Any:
-    """The callable of the backend chosen for `node`, or of the best one here when that is not available."""
+def _chosen(graph: Graph, table: KernelTable, device: torch.device) -> Iterator[Kernel]:
+    """The kernels that a graph runs."""
+    return (_kernel(node, table, device) for node in graph.nodes if "backend" in node.meta)
+
+
+def _callable(node: Node, table: KernelTable, device: torch.device, choices: Choices) -> Any:
+    """What computes `node`."""
     if "backend" not in node.meta:
         return node.target
+    kernel = _kernel(node, table, device)
+    return tuned_linear(Matmul.of(node), choices, table, kernel.run) if node.target in MATMULS else kernel.run
+
+
+def _kernel(node: Node, table: KernelTable, device: torch.device) -> Kernel:
+    """The kernel of the backend chosen for `node`, or the reference when that is not available here."""
     assert isinstance(node.target, torch._ops.OpOverload)
     kernel = table.find(node.target, node.meta["backend"])
     if kernel is None or device.type not in kernel.devices:
         kernel = table.find(node.target, "torch")
     assert kernel is not None, f"no reference serves {node.target}"
-    if node.target in MATMULS:
-        return tuned_linear(Matmul.of(node), choices, table, kernel.run)
-    return kernel.run
+    return kernel
 
 
 def _on_device(arguments: Any, device: torch.device) -> Any:

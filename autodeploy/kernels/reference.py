@@ -25,7 +25,7 @@ ALL_DTYPES = (
 
 def reference_kernel(op: CanonicalOp) -> Kernel:
     """The operator's own reference as its kernel of last resort."""
-    return Kernel(op, BACKEND, op.reference, dtypes=ALL_DTYPES, priority=-100)
+    return Kernel(op, BACKEND, op.reference, dtypes=ALL_DTYPES, priority=-100, waits=op.reference_waits)
 
 
 def kernels() -> tuple[Kernel, ...]:

@@ -40,7 +40,8 @@ class Kernel:
 
     `run` takes the operator's arguments. `declines` takes them too, with tensors that have a shape and a dtype but no
     data, and gives the reason why this kernel cannot serve them, or None. `dtypes` are those of the operator's result,
-    or of its first. Among kernels that can serve a node, the highest `priority` does.
+    or of its first. Among kernels that can serve a node, the highest `priority` does. One that `waits` reads values on
+    the host, so that no CUDA graph can hold it.
     """
 
     op: CanonicalOp
@@ -51,6 +52,7 @@ class Kernel:
     declines: Callable[..., str | None] = field(default=_serves_all)
     priority: int = 0
     tunable: Tunable | None = None
+    waits: bool = False
 
     @property
     def name(self) -> str:

@@ -141,6 +141,7 @@ paged_attention = CanonicalOp(
     " Tensor? sinks=None, Tensor? alibi_slopes=None) -> Tensor",
     _paged_attention,
     _fake_attention,
+    reference_waits=True,
 )
 """Write the step's keys and values into the cache, then attend over it.
 

@@ -30,6 +30,7 @@ expert_linear = CanonicalOp(
     "expert_linear(Tensor x, Tensor experts, Tensor weight, Tensor? bias=None, bool transposed=False) -> Tensor",
     _expert_linear,
     _fake_expert_linear,
+    reference_waits=True,
 )
 """Project each row of `x [..., K]` by the weight of its expert: `experts [...]` int64 -> `[..., N]`.
 

@@ -19,11 +19,13 @@ class CanonicalOp:
     `schema` is in PyTorch's schema language and names the operator; `reference` computes it in plain PyTorch;
     `fake` gives the shape and dtype of the result without computing it. A plugin's schema begins with the plugin's name
     as its namespace, as in `mine::scale(Tensor x) -> Tensor`; one without a namespace is autodeploy's own.
+    `reference_waits` says that the reference reads values on the host, so that no CUDA graph can hold it.
     """
 
     schema: str
     reference: Callable[..., Any]
     fake: Callable[..., Any]
+    reference_waits: bool = False
 
     @property
     def namespace(self) -> str:

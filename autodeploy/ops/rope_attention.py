@@ -47,5 +47,6 @@ rope_paged_attention = CanonicalOp(
     " -> Tensor",
     _rope_paged_attention,
     _fake,
+    reference_waits=True,
 )
 """`paged_attention` of `rope(q)` and `rope(k)`, both by `cos, sin [T, R]`. The cache gets the rotated keys."""

@@ -81,7 +81,7 @@ class EngineCore:
             settings.page_size,
             settings.max_batch_size,
             self.scheduler.max_len,
-            _buckets(settings) if on_gpu and settings.cuda_graphs else (),
+            _buckets(settings) if on_gpu and settings.cuda_graphs and model.is_capturable else (),
         )
         self._overlaps = on_gpu if settings.overlap is None else settings.overlap
         self._under_way: Launched | None = None

@@ -38,6 +38,10 @@ class Model(Protocol):
         """Positions the model can tell apart."""
 
     @property
+    def is_capturable(self) -> bool:
+        """Whether a CUDA graph can hold a step."""
+
+    @property
     def device(self) -> torch.device:
         """Where the inputs of a step and the cache live."""
 

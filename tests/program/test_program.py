@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,13 @@ def test_a_backend_that_this_machine_lacks_gives_way_to_the_reference(built: Bui
 def program_of(built: Built, table: KernelTable) -> Program:
     spec = ProgramSpec(built.program.vocab_size, built.program.max_model_len, cache_specs(built.graph_module.graph))
     return Program(built.graph_module, built.tensors, table, torch.device("cpu"), spec)
+
+
+def test_a_program_knows_whether_a_graph_can_hold_its_steps(built: Built) -> None:
+    references = KernelTable([reference_kernel(op) for op in OPS])
+    assert not program_of(built, references).is_capturable  # attention's reference reads the page table
+    prompt = KernelTable([replace(kernel, waits=False) for kernel in references])
+    assert program_of(built, prompt).is_capturable
 
 
 def test_weights_are_bound_as_arguments(built: Built) -> None:

@@ -55,6 +55,7 @@ class FakeModel:
         self.vocab_size = vocab_size
         self.max_model_len = max_model_len
         self.device = torch.device("cpu")
+        self.is_capturable = False
         self.num_tokens_of_steps: list[int] = []
 
     def new_cache(self, num_pages: int, page_size: int) -> list[Tensor]:
