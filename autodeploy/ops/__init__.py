@@ -11,14 +11,30 @@ from autodeploy.ops.experts import expert_linear
 from autodeploy.ops.linear import gated_linear, linear, linear_activation
 from autodeploy.ops.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from autodeploy.ops.op import CanonicalOp, define
+from autodeploy.ops.packed_linear import packed_gated_linear, packed_linear
+from autodeploy.ops.quantize import (
+    add_rms_norm_quantize,
+    gated_activation_quantize,
+    quantize,
+    rms_norm_quantize,
+)
 from autodeploy.ops.rope import rope
 from autodeploy.ops.rope_attention import rope_paged_attention
+from autodeploy.ops.scaled_linear import scaled_gated_linear, scaled_linear
 from autodeploy.ops.soft_cap import soft_cap
 
 OPS = (
     linear,
     linear_activation,
     gated_linear,
+    packed_linear,
+    packed_gated_linear,
+    scaled_linear,
+    scaled_gated_linear,
+    quantize,
+    rms_norm_quantize,
+    add_rms_norm_quantize,
+    gated_activation_quantize,
     expert_linear,
     convolution,
     convolution_activation,
@@ -45,19 +61,27 @@ __all__ = [
     "activate",
     "add_layer_norm",
     "add_rms_norm",
+    "add_rms_norm_quantize",
     "attention",
     "convolution",
     "convolution_activation",
     "define",
     "expert_linear",
     "gated_activation",
+    "gated_activation_quantize",
     "gated_linear",
     "layer_norm",
     "linear",
     "linear_activation",
+    "packed_gated_linear",
+    "packed_linear",
     "paged_attention",
+    "quantize",
     "rms_norm",
+    "rms_norm_quantize",
     "rope",
     "rope_paged_attention",
+    "scaled_gated_linear",
+    "scaled_linear",
     "soft_cap",
 ]
