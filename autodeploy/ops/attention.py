@@ -119,26 +119,42 @@ def _paged_attention(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> Tensor:
     options = _Options(scale, window, softcap, sinks, alibi_slopes)
     page_size = key_pages.shape[2]
-    key_pages[slots // page_size, :, slots % page_size] = k
-    value_pages[slots // page_size, :, slots % page_size] = v
+    key_pages[slots // page_size, :, slots % page_size] = _stored(k, key_scale, key_pages.dtype)
+    value_pages[slots // page_size, :, slots % page_size] = _stored(v, value_scale, value_pages.dtype)
     out = q.new_zeros((*q.shape[:-1], v.shape[-1]))
     starts, lengths = query_start.tolist(), context_len.tolist()
     for request, length in enumerate(lengths):
         first, last = starts[request], starts[request + 1]
         pages = page_table[request, : -(-length // page_size)].long()
-        keys = key_pages[pages].transpose(1, 2).flatten(0, 1)[:length]
-        values = value_pages[pages].transpose(1, 2).flatten(0, 1)[:length]
+        keys = _read(key_pages[pages], key_scale)[:length]
+        values = _read(value_pages[pages], value_scale)[:length]
         out[first:last] = _attend(q[first:last], keys, values, None, options)
     return out
+
+
+def _stored(rows: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What the cache holds of `rows [T, Hk, D]`: divided by the scale of each head, rounded and saturated."""
+    scaled = rows if scale is None else rows.float() / scale.unsqueeze(-1)
+    if dtype == torch.int8:
+        return scaled.round().clamp(-127, 127).to(dtype)
+    return scaled.clamp(-448, 448).to(dtype) if dtype == torch.float8_e4m3fn else scaled.to(dtype)
+
+
+def _read(pages: Tensor, scale: Tensor | None) -> Tensor:
+    """The rows `[T, Hk, D]` of pages `[P, Hk, page_size, D]`; in float32 where they are scaled."""
+    rows = pages.transpose(1, 2).flatten(0, 1)
+    return rows if scale is None else rows.float() * scale.unsqueeze(-1)
 
 
 paged_attention = CanonicalOp(
     "paged_attention(Tensor q, Tensor k, Tensor v, Tensor(a!) key_pages, Tensor(b!) value_pages, Tensor query_start,"
     " Tensor context_len, Tensor page_table, Tensor slots, float scale, int? window=None, float? softcap=None,"
-    " Tensor? sinks=None, Tensor? alibi_slopes=None) -> Tensor",
+    " Tensor? sinks=None, Tensor? alibi_slopes=None, Tensor? key_scale=None, Tensor? value_scale=None) -> Tensor",
     _paged_attention,
     _fake_attention,
     reference_waits=True,
@@ -152,4 +168,7 @@ in place: row t goes to slot `slots[t]` (int64; page `slot // page_size`, offset
 `context_len[b]` tokens (int32 `[B]`) in the pages `page_table[b]` (int32 `[B, max_pages]`, in order; entries past the
 context are ignored). Window, soft cap, sinks and ALiBi are as in causal `attention`. Rows past `query_start[B]` are
 padding: they write their slots, see nothing, and give zeros (Kwon et al., 2023).
+
+Pages may be float8_e4m3fn or int8 instead of q's dtype. They then hold `k / key_scale` and `v / value_scale`, rounded
+to the nearest and saturated at 448 or 127; the scales are float32 `[Hk]`, and 1 where there are none.
 """

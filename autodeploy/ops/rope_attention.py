@@ -28,11 +28,14 @@ def _rope_paged_attention(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> Tensor:
     q, k = (rope.reference(x, cos, sin, interleaved) for x in (q, k))
     pages = (key_pages, value_pages)
     step = (query_start, context_len, page_table, slots)
-    out: Tensor = paged_attention.reference(q, k, v, *pages, *step, scale, window, softcap, sinks, alibi_slopes)
+    scoring = (scale, window, softcap, sinks, alibi_slopes)
+    out: Tensor = paged_attention.reference(q, k, v, *pages, *step, *scoring, key_scale, value_scale)
     return out
 
 
@@ -43,8 +46,8 @@ def _fake(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
 rope_paged_attention = CanonicalOp(
     "rope_paged_attention(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, Tensor(a!) key_pages,"
     " Tensor(b!) value_pages, Tensor query_start, Tensor context_len, Tensor page_table, Tensor slots, float scale,"
-    " bool interleaved=False, int? window=None, float? softcap=None, Tensor? sinks=None, Tensor? alibi_slopes=None)"
-    " -> Tensor",
+    " bool interleaved=False, int? window=None, float? softcap=None, Tensor? sinks=None, Tensor? alibi_slopes=None,"
+    " Tensor? key_scale=None, Tensor? value_scale=None) -> Tensor",
     _rope_paged_attention,
     _fake,
     reference_waits=True,

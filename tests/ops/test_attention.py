@@ -65,3 +65,36 @@ def test_the_soft_cap_comes_before_the_bias() -> None:
     wanted = torch.einsum("bhqk,bkhd->bqhd", (scores + BIAS).softmax(-1), v)
     got = ops.attention.reference(q, k, v, 0.3, softcap=5.0, causal=False, bias=BIAS)
     torch.testing.assert_close(got, wanted)
+
+
+def paged(cached: torch.dtype, scales: tuple[Tensor | None, Tensor | None]) -> tuple[Tensor, Tensor, Tensor]:
+    """The attention of seven rows of one request over its own pages, their keys, and what the cache holds of them."""
+    q, k, v = (draw(heads)[0] for heads in (HEADS, 2, 2))
+    pages = [torch.zeros(2, 2, 4, WIDTH, dtype=cached) for _ in range(2)]
+    step = [torch.tensor(one, dtype=torch.int32) for one in ([0, TOKENS], [TOKENS], [[1, 0]])]
+    slots = torch.tensor([4, 5, 6, 7, 0, 1, 2])
+    out = ops.paged_attention.reference(q, k, v, *pages, *step, slots, 0.3, key_scale=scales[0], value_scale=scales[1])
+    held = [page[[1, 0]].transpose(1, 2).flatten(0, 1)[:TOKENS] for page in pages]
+    wide = [
+        one.double() if scale is None else one.double() * scale.double()[:, None]
+        for one, scale in zip(held, scales, strict=True)
+    ]
+    wanted = expected(*(one.double()[None] for one in (q, *wide)), CAUSAL)[0]
+    assert float((out.double() - wanted).norm() / wanted.norm()) < 1e-6
+    return k, held[0], wide[0]
+
+
+def test_a_cache_in_fp8_needs_no_scale() -> None:
+    key, held, _ = paged(torch.float8_e4m3fn, (None, None))
+    assert torch.equal(held.float(), key.to(torch.float8_e4m3fn).float())
+
+
+@pytest.mark.parametrize("cached", [torch.float8_e4m3fn, torch.int8])
+def test_a_scaled_cache_rounds_to_the_nearest_and_saturates(cached: torch.dtype) -> None:
+    most = 127 if cached == torch.int8 else 448
+    scale = torch.tensor([3.0 / most, 0.1 / most])
+    key, held, read = paged(cached, (scale, scale * 2))
+    assert held[:, 1].float().abs().max() == most
+    fits = key.abs() <= 0.99 * scale[:, None] * most
+    assert ((read - key)[fits].norm() / key[fits].norm()) < 0.04
+    assert (read.abs() <= scale[:, None] * most * 1.001).all()

@@ -120,7 +120,11 @@ def _one_cache_dtype(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> str | None:
+    if key_scale is not None or value_scale is not None:
+        return "the cache is scaled"
     if alibi_slopes is not None and alibi_slopes.dtype != torch.float32:
         return "the slopes of ALiBi are not float32"
     return _one_dtype(q, k, v, key_pages, value_pages, sinks)

@@ -215,7 +215,9 @@ Tensor dense_rows(const Tensor& x) {
 Tensor paged_attention(const Tensor& q_, const Tensor& k_, const Tensor& v_, const Tensor& key_pages,
                        const Tensor& value_pages, const Tensor& query_start, const Tensor& context_len,
                        const Tensor& page_table, const Tensor& slots, double scale, std::optional<int64_t> window,
-                       std::optional<double> softcap, OptionalTensor sinks, OptionalTensor alibi_slopes) {
+                       std::optional<double> softcap, OptionalTensor sinks, OptionalTensor alibi_slopes,
+                       OptionalTensor key_scale, OptionalTensor value_scale) {
+    TORCH_CHECK(!key_scale && !value_scale, "autodeploy_native::paged_attention: the cache must be of q's dtype");
     TORCH_CHECK(key_pages.is_contiguous() && value_pages.is_contiguous() && query_start.is_contiguous() &&
                     context_len.is_contiguous() && page_table.is_contiguous() && slots.is_contiguous(),
                 "autodeploy_native::paged_attention: the cache and the batch's tables must be contiguous");

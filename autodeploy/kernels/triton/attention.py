@@ -55,6 +55,8 @@ def paged_attention(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> Tensor:
     """`ops.paged_attention` for heads of up to 256 and a positive scale."""
     q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)
@@ -85,6 +87,8 @@ def rope_paged_attention(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> Tensor:
     """`ops.rope_paged_attention` for heads of up to 256 and a positive scale."""
     q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)

@@ -108,7 +108,11 @@ def _one_cache_dtype(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> str | None:
+    if key_scale is not None or value_scale is not None:
+        return "the cache is scaled"
     if scale <= 0:
         return "the scale is not positive"
     if max(q.shape[-1], v.shape[-1]) > 256:
@@ -134,7 +138,10 @@ def _one_rotated_cache_dtype(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     alibi_slopes: Tensor | None = None,
+    key_scale: Tensor | None = None,
+    value_scale: Tensor | None = None,
 ) -> str | None:
     step = (query_start, context_len, page_table, slots)
-    cached = _one_cache_dtype(q, k, v, key_pages, value_pages, *step, scale, window, softcap, sinks, alibi_slopes)
+    options = (scale, window, softcap, sinks, alibi_slopes, key_scale, value_scale)
+    cached = _one_cache_dtype(q, k, v, key_pages, value_pages, *step, *options)
     return cached or _wide_angles(q, cos, sin, interleaved)
