@@ -79,7 +79,7 @@ def paged(cached: torch.dtype, scales: tuple[Tensor | None, Tensor | None]) -> t
         one.double() if scale is None else one.double() * scale.double()[:, None]
         for one, scale in zip(held, scales, strict=True)
     ]
-    wanted = expected(*(one.double()[None] for one in (q, *wide)), CAUSAL)[0]
+    wanted = expected(q.double()[None], wide[0][None], wide[1][None], CAUSAL)[0]
     assert float((out.double() - wanted).norm() / wanted.norm()) < 1e-6
     return k, held[0], wide[0]
 
