@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from autodeploy.bench.cost import Cost
+from autodeploy.cost import Cost
 
 ROUNDS = 5
 

@@ -11,12 +11,12 @@ import torch
 
 from autodeploy.artifact import Artifact
 from autodeploy.bench.ceilings import measure_ceilings
-from autodeploy.bench.cost import CostModel
 from autodeploy.bench.figure import Figure
 from autodeploy.bench.machine import context
 from autodeploy.bench.profile import StepProfile, profile_decode, profile_prefill
 from autodeploy.bench.report import Report
 from autodeploy.bench.workloads import Decode, Floors, Ttft, Workload
+from autodeploy.cost import CostModel
 from autodeploy.errors import InputError
 from autodeploy.llm import LLM
 from autodeploy.progress import Progress

@@ -8,9 +8,9 @@ from statistics import fmean
 from typing import Protocol
 
 from autodeploy.bench.ceilings import Ceilings
-from autodeploy.bench.cost import Cost, CostModel, StepShape
 from autodeploy.bench.figure import Figure
 from autodeploy.bench.requests import answer_seconds, first_token_seconds, random_prompts
+from autodeploy.cost import Cost, CostModel, StepShape
 from autodeploy.runtime.llm import LLM
 
 ROUNDS = 3

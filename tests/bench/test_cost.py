@@ -9,8 +9,8 @@ from transformers import AutoConfig
 
 import autodeploy as ad
 from autodeploy.bench.ceilings import Ceilings
-from autodeploy.bench.cost import Cost, CostModel, StepShape
 from autodeploy.bench.workloads import Decode, Floors, Offline
+from autodeploy.cost import Cost, CostModel, StepShape
 from autodeploy.testing import tiny_config
 
 HIDDEN, INTERMEDIATE, VOCAB, LAYERS, HEADS, KV_HEADS = 32, 48, 96, 2, 4, 2

@@ -1,0 +1,87 @@
+"""What steps of one program cost, operator by operator and in all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from autodeploy.artifact import Artifact
+from autodeploy.cost.step import Cost, StepShape
+from autodeploy.cost.work import META, Work, count_works
+from autodeploy.program import ProgramSpec
+from autodeploy.runtime.model import StepInputs
+
+
+def once(_: Node) -> float:
+    """In a whole graph every call stands for itself."""
+    return 1.0
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Counts what steps of one program cost. Its graph's weights are on the meta device.
+
+    Where the graph has only some of the layers, `times` says for how many calls each stands.
+    """
+
+    graph_module: GraphModule
+    spec: ProgramSpec
+    times: Callable[[Node], float] = once
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> CostModel:
+        """The costs of an artifact's program."""
+        spec = ProgramSpec.from_dict(artifact.manifest.details["program"])  # type: ignore[arg-type]
+        return cls(artifact.graph_module(), spec)
+
+    def works(self, shape: StepShape) -> list[Work]:
+        """What each operator does in a step, in order."""
+        return count_works(self.graph_module, shape, self._inputs(shape), self.times)
+
+    def cost(self, shape: StepShape) -> Cost:
+        """The least that a step costs: each weight is read once, and so is the cache of each request.
+
+        Of an embedding only the rows of the tokens count, of experts the share that evenly spread tokens would choose.
+        Activations are taken to stay on the chip.
+        """
+        works = self.works(shape)
+        weights = {name: size * work.times for work in works for name, size in work.weight_bytes.items()}
+        cache = sum(work.cache_bytes * work.times for work in works)
+        return Cost(cache + sum(weights.values()), sum(work.num_flops * work.times for work in works))
+
+    def weight_bytes(self) -> float:
+        """The size of all weights."""
+        nodes = self.graph_module.graph.find_nodes(op="get_attr")
+        sizes = {str(node.target): self._size(node) * max(map(self.times, node.users)) for node in nodes}
+        return sum(sizes.values())
+
+    def cache_bytes(self) -> float:
+        """What one token takes in the cache, over all layers."""
+        pages = {str(node.target): node for node in self.graph_module.graph.find_nodes(op="placeholder")}
+        return sum(one.bytes_of(1) * max(map(self.times, pages[one.name].users)) for one in self.spec.caches)
+
+    def _size(self, node: Node) -> int:
+        owner, _, name = str(node.target).rpartition(".")
+        tensor: Tensor = getattr(self.graph_module.get_submodule(owner), name)
+        return tensor.nbytes
+
+    def _inputs(self, shape: StepShape) -> list[Tensor]:
+        tokens, requests = (1, shape.total_tokens), (shape.num_requests,)
+        sizes: dict[str, tuple[int, ...]] = {
+            "input_ids": tokens,
+            "position_ids": tokens,
+            "slots": tokens[1:],
+            "query_start": (shape.num_requests + 1,),
+            "context_len": requests,
+            "logit_rows": requests,
+            "page_table": (shape.num_requests, 1),
+        }
+        assert sizes.keys() == StepInputs.__dataclass_fields__.keys()
+        given = {name: torch.empty(size, dtype=torch.int64, device=META) for name, size in sizes.items()}
+        for one in self.spec.caches:
+            given[one.name] = torch.empty((1, one.num_heads, 1, one.head_dim), dtype=one.dtype, device=META)
+        return [given[str(node.target)] for node in self.graph_module.graph.find_nodes(op="placeholder")]

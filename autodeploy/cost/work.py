@@ -1,0 +1,156 @@
+"""What each operator of a graph does in a step: the bytes it moves, and its arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_aggregate
+
+from autodeploy.cost.step import StepShape
+from autodeploy.graph.nodes import arguments
+from autodeploy.graph.origin import module_path
+
+EMBEDDING = torch.ops.aten.embedding.default
+META = torch.device("meta")
+CANONICAL = "autodeploy"
+
+Kind = Literal["matmul", "experts", "attention", "rows"]
+"""Products with a weight; those of experts; attention over the cache; everything else, which streams rows."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One call in a step.
+
+    `precision` is that of its arithmetic, such as "bfloat16". `module` is where the model's code has it. With
+    `times`, the call stands for so many alike in other layers, and every figure is that of one.
+    """
+
+    name: str
+    operator: str
+    kind: Kind
+    module: str | None
+    precision: str
+    weight_bytes: Mapping[str, float] = field(default_factory=dict)
+    """Bytes that the step reads of each weight, which other calls may read too."""
+    cache_bytes: float = 0.0
+    row_bytes: float = 0.0
+    """Activations read and written."""
+    num_flops: float = 0.0
+    times: float = 1.0
+
+    @property
+    def num_bytes(self) -> float:
+        """All bytes that one call moves."""
+        return sum(self.weight_bytes.values()) + self.cache_bytes + self.row_bytes
+
+
+def count_works(
+    graph_module: GraphModule, shape: StepShape, inputs: list[Tensor], times: Callable[[Node], float]
+) -> list[Work]:
+    """The work of each call of a graph that moves or computes something, in its order; views do neither.
+
+    `inputs` are on the meta device, and so are the graph's weights. `times` says for how many calls one stands.
+    """
+    counter = _Counter(graph_module, shape, times)
+    counter.run(*inputs)
+    return counter.works
+
+
+class _Counter(Interpreter):
+    """Runs a graph on tensors without data, and writes down what each call does."""
+
+    def __init__(self, graph_module: GraphModule, shape: StepShape, times: Callable[[Node], float]) -> None:
+        super().__init__(graph_module)
+        self.shape, self.times = shape, times
+        self.works: list[Work] = []
+
+    def call_function(self, target: Callable[..., Any] | str, args: Any, kwargs: Any) -> Any:
+        """Call with the devices that tracing baked in replaced."""
+        args, kwargs = (
+            map_aggregate(one, lambda a: META if isinstance(a, torch.device) else a) for one in (args, kwargs)
+        )
+        return super().call_function(target, args, kwargs)
+
+    def run_node(self, n: Node) -> Any:
+        """Run a node, and count it."""
+        result = super().run_node(n)
+        if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload):
+            self._count(n, n.target, result)
+        return result
+
+    def _count(self, node: Node, target: torch._ops.OpOverload, result: Any) -> None:
+        outs = [one for one in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(one, Tensor)]
+        ins = [one for one in node.all_input_nodes if one.op != "get_attr" and isinstance(self.env[one], Tensor)]
+        if not outs or (target.is_view and outs[0].dtype == self.env[node.all_input_nodes[0]].dtype):
+            return
+        named = arguments(node)
+        attends = "key_pages" in named
+        rows = [self.env[one] for one in ins if not attends or one is named["q"]]
+        work = Work(
+            node.name,
+            target.__name__.partition(".")[0],
+            _kind(target, named),
+            module_path(node),
+            str((rows[0] if rows else outs[0]).dtype).removeprefix("torch."),
+            self._weights(node, named, outs[0]),
+            self._cache(named) if attends else 0.0,
+            float(sum(one.nbytes for one in (*rows, *outs))) if target is not EMBEDDING else 2.0 * outs[0].nbytes,
+            self._attention(named) if attends else self._product(target, named, outs[0]),
+            self.times(node),
+        )
+        self.works.append(work)
+
+    def _weights(self, node: Node, named: Mapping[str, Any], out: Tensor) -> dict[str, float]:
+        """Of an embedding only the rows of the tokens count, of experts those that evenly spread tokens choose."""
+        weights = [one for one in node.all_input_nodes if one.op == "get_attr"]
+        if node.target is EMBEDDING:
+            return {f"{one.target} (rows)": float(out.nbytes) for one in weights}
+        share = 1.0
+        if _has_experts(node.target):
+            num_experts = len(self.env[named["weight"]])
+            share = chosen_share(num_experts, out.shape[-2], out.shape[:-2].numel())
+        return {str(one.target): share * self.env[one].nbytes for one in weights}
+
+    def _product(self, target: torch._ops.OpOverload, named: Mapping[str, Any], out: Tensor) -> float:
+        """Two operations for each element of a weight and each row that it is multiplied with."""
+        if target.namespace != CANONICAL or not isinstance(named.get("x"), Node) or "weight" not in named:
+            return 0.0
+        weight, width = self.env[named["weight"]], self.env[named["x"]].shape[-1]
+        if _has_experts(target):
+            return 2.0 * out.numel() * width
+        if target.__name__.startswith("convolution"):
+            return 2.0 * out.numel() * weight[0].numel()
+        return 2.0 * out.shape[:-1].numel() * len(weight) * width if weight.ndim == 2 else 0.0
+
+    def _cache(self, named: Mapping[str, Any]) -> float:
+        pages = (self.env[named[name]] for name in ("key_pages", "value_pages"))
+        a_token = sum(one.shape[1] * one.shape[3] * one.itemsize for one in pages)
+        return float(self.shape.num_requests * self.shape.num_seen(named["window"]) * a_token)
+
+    def _attention(self, named: Mapping[str, Any]) -> float:
+        widths = self.env[named["key_pages"]].shape[3] + self.env[named["value_pages"]].shape[3]
+        pairs = self.shape.num_requests * self.shape.num_pairs(named["window"])
+        return float(2 * pairs * self.env[named["q"]].shape[-2] * widths)
+
+
+def _kind(target: torch._ops.OpOverload, named: Mapping[str, Any]) -> Kind:
+    if "key_pages" in named:
+        return "attention"
+    if _has_experts(target):
+        return "experts"
+    return "matmul" if target.namespace == CANONICAL and "linear" in target.__name__ else "rows"
+
+
+def _has_experts(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and "expert" in target.__name__
+
+
+def chosen_share(num_experts: int, num_chosen: int, num_tokens: int) -> float:
+    """The expected share of experts that somebody chooses, when each token chooses evenly."""
+    return float(1 - (1 - num_chosen / num_experts) ** num_tokens)
