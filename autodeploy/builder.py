@@ -15,9 +15,9 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 
 from autodeploy import artifact
 from autodeploy.artifact import Artifact
-from autodeploy.artifact.manifest import versions
+from autodeploy.artifact.manifest import MANIFEST, versions
 from autodeploy.discovery import discover, kernel_table
-from autodeploy.errors import ArtifactError
+from autodeploy.errors import ArtifactError, ModelError
 from autodeploy.export import Traced, load_config, trace_model
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import ModelFiles, resolve
@@ -37,11 +37,22 @@ class Job:
     """What a build is going to do: everything that is decided before the model is traced."""
 
     def __init__(
-        self, model: str, *, gpu: str, dtype: str, recipe: str, workload: str, values: Mapping[str, Any], weights: bool
+        self,
+        model: str,
+        *,
+        gpu: str,
+        dtype: str,
+        recipe: str,
+        workload: str,
+        values: Mapping[str, Any],
+        weights: bool,
+        progress: Progress | None = None,
     ) -> None:
         self.choice: GpuChoice = choose_gpu(gpu)
         self.device = target_device(self.choice)
-        self.files: ModelFiles = resolve(model, weights=weights)
+        self.files: ModelFiles = resolve(model, weights=weights, progress=progress)
+        if (self.files.folder / MANIFEST).is_file():
+            raise ModelError(f"{model} is an artifact, built already: autodeploy serve {model}")
         self.config: PretrainedConfig = load_config(self.files.folder)
         self.dtype, self.dtype_reason = choose_dtype(dtype, self.choice, self.config)
         self.recipe: Recipe = resolve_settings(
@@ -61,6 +72,11 @@ class Job:
         )
         notes = (*self.recipe.notes, *self._notes())
         return Plan(self.files.reference, decisions, notes, self.recipe.choices)
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """What the artifact says of the model it was made from: of a Hub model, the commit."""
+        return {"reference": self.files.reference, "origin": self.files.origin, "revision": self.files.revision}
 
     def _notes(self) -> list[str]:
         if self.choice.gpu.is_cpu or torch.cuda.is_available():
@@ -93,8 +109,10 @@ def plan(
     progress: Progress | None = None,
 ) -> Plan:
     """Decide everything that a build would, and build nothing; a Hub model's weights are not downloaded."""
-    with stage(progress or NullProgress(), "resolve"):
-        return Job(model, gpu=gpu, dtype=dtype, recipe=recipe, workload=workload, values=set, weights=False).plan()
+    options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload}
+    progress = progress or NullProgress()
+    with stage(progress, "resolve"):
+        return Job(model, **options, values=set, weights=False, progress=progress).plan()
 
 
 def build(
@@ -130,6 +148,7 @@ def build(
             workload=workload,
             values=set,
             weights=load_format != "random",
+            progress=progress,
         )
     progress.plan(job.plan())
     fingerprint = job.fingerprint(load_format, fuel)
@@ -138,7 +157,7 @@ def build(
         progress.note(f"{out} holds this very build already; it was checked and kept")
         return kept
     traced, source = trace_job(job, load_format, progress)
-    details: dict[str, Any] = {"fingerprint": fingerprint, "gpu": job.choice.gpu.name}
+    details: dict[str, Any] = {"fingerprint": fingerprint, "gpu": job.choice.gpu.name, "model": job.origin}
     if verify:
         details["verification"] = _verify(job, traced, source, fuel, progress).as_dict()
     compiled = compile_graph(traced, job.recipe, source, job.device, fuel=fuel, observe=_reporter(progress))

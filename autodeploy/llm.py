@@ -20,6 +20,7 @@ from autodeploy.cache import cache_dir
 from autodeploy.discovery import kernel_table
 from autodeploy.errors import InputError, RecipeError, UnsupportedError, nearest
 from autodeploy.hardware import choose_gpu
+from autodeploy.hub.pull import pull
 from autodeploy.kernels import native
 from autodeploy.program import Program, ProgramSpec
 from autodeploy.progress import NullProgress, Progress, stage
@@ -85,14 +86,15 @@ def find_artifact(
     progress: Progress,
     **options: str,
 ) -> Artifact:
-    """The artifact in the folder `model`, or else one of that model, built into the user's cache if it is not there.
+    """The artifact in the folder `model`, at that id on the Hub, or else one built of that model into the user's cache.
 
     `options` are `dtype`, `recipe`, `workload` and `load_format`; of `set`, what is not `runtime.*` decides the build.
     Raises InputError (or one of its kinds) for a model or option that is not valid.
     """
-    if (Path(model) / MANIFEST).is_file():
+    local = Path(model) if (Path(model) / MANIFEST).is_file() else pull(str(model), progress)
+    if local is not None:
         _refuse_decided(model, set, **options)
-        return artifact.load(Path(model))
+        return artifact.load(local)
     decided = {key: value for key, value in set.items() if not key.startswith("runtime.")}
     return _build(str(model), {"gpu": gpu, **options, "set": decided}, progress)
 

@@ -14,6 +14,7 @@ from autodeploy.cli.explain import explain
 from autodeploy.cli.inspect import inspect
 from autodeploy.cli.lists import gpus, passes, patterns, recipes
 from autodeploy.cli.plugin import plugin
+from autodeploy.cli.push import push
 from autodeploy.cli.run import generate, serve
 
 HELP = """Compile a Hugging Face model into the fastest program that can serve it, and show every step.
@@ -53,6 +54,7 @@ for command, panel in (
     (generate, MAKE),
     (serve, MAKE),
     (bench, MAKE),
+    (push, MAKE),
     (explain, SHOW),
     (inspect, SHOW),
     (passes, SHOW),

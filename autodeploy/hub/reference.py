@@ -11,6 +11,7 @@ from autodeploy.errors import ModelError, nearest
 from autodeploy.hub.download import download
 from autodeploy.hub.gguf import convert
 from autodeploy.hub.package import find_gguf
+from autodeploy.progress import Progress
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[^@\s]+))?")
 
@@ -28,11 +29,14 @@ class ModelFiles:
     revision: str | None = None
 
 
-def resolve(reference: str, *, revision: str | None = None, weights: bool = True) -> ModelFiles:
+def resolve(
+    reference: str, *, revision: str | None = None, weights: bool = True, progress: Progress | None = None
+) -> ModelFiles:
     """Bring a model's files here and say where they are.
 
     `reference` is a Hub id `org/name` or `org/name@revision`, a folder, a `.gguf` file, or `pkg:NAME`. What begins like
-    a path, or exists as one, is a path. Without `weights`, a Hub model's weights are not downloaded.
+    a path, or exists as one, is a path. Without `weights`, a Hub model's weights are not downloaded. `progress` is told
+    of the bytes of a download.
     Raises ModelError, in one sentence, for a reference that leads nowhere.
     """
     reference = reference.strip()
@@ -48,8 +52,13 @@ def resolve(reference: str, *, revision: str | None = None, weights: bool = True
             f"{reference!r} is not a model: "
             "expected a Hub id such as Qwen/Qwen3-0.6B, a folder, a .gguf file or pkg:NAME"
         )
-    folder = download(match["id"], revision or match["revision"], weights=weights)
+    folder = download(match["id"], revision or match["revision"], weights=weights, progress=progress)
     return ModelFiles(reference, folder, "hub", folder.name)
+
+
+def is_hub_id(reference: str) -> bool:
+    """Whether a reference is a Hub id: neither a path nor a package."""
+    return not reference.startswith("pkg:") and not _is_path(reference) and HUB_ID.fullmatch(reference) is not None
 
 
 def _is_path(reference: str) -> bool:

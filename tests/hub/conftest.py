@@ -1,15 +1,17 @@
-"""A Hub of our own on the loopback interface: the endpoints that a download of a snapshot needs."""
+"""A Hub of our own on the loopback interface: the endpoints that downloads, searches and uploads need."""
 
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -39,14 +41,59 @@ def handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
         def do_HEAD(self) -> None:
             self.answer()
 
+        def do_POST(self) -> None:
+            path = unquote(urlsplit(self.path).path).strip("/")
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            hub.requests.append(path)
+            if path == "api/validate-yaml":
+                self.json({"errors": [], "warnings": []})
+            elif self.headers.get("authorization") != f"Bearer {hub.token}":
+                self.send(401, b"", {"X-Error-Message": "Invalid username or password."})
+            elif path == "api/repos/create":
+                self.create(json.loads(body))
+            elif path.split("/")[4] == "preupload":
+                files = [{"path": one["path"], "uploadMode": "regular"} for one in json.loads(body)["files"]]
+                self.json({"files": [{**one, "shouldIgnore": False} for one in files]})
+            else:
+                self.commit("/".join(path.split("/")[2:4]), [json.loads(line) for line in body.splitlines()])
+
+        def create(self, wanted: dict[str, str]) -> None:
+            repo = f"{wanted['organization']}/{wanted['name']}"
+            body = json.dumps({"url": f"{hub.url}/{repo}", "id": repo}).encode()
+            status = 409 if repo in hub.files else 200
+            if status == 200:
+                hub.add(repo, {})
+            self.send(status, body, {"Content-Type": "application/json"})
+
+        def commit(self, repo: str, lines: list[dict[str, Any]]) -> None:
+            files = dict(hub.files[repo][COMMITS["main"]])
+            for line in lines:
+                if line["key"] == "file":
+                    files[line["value"]["path"]] = b64decode(line["value"]["content"])
+                elif line["key"] == "deletedFile":
+                    del files[line["value"]["path"]]
+            hub.add(repo, files)
+            self.json({"commitUrl": f"{hub.url}/{repo}/commit/{COMMITS['main']}", "commitOid": COMMITS["main"]})
+
+        def search(self, asked: dict[str, list[str]]) -> None:
+            author, words = asked.get("author", [""])[0], asked.get("search", [""])[0].lower()
+            found = [repo for repo in hub.files if repo.startswith(author) and words in repo.lower()]
+            self.json([{"id": repo} for repo in found])
+
         def answer(self) -> None:
             path = unquote(urlsplit(self.path).path).strip("/")
             hub.requests.append(path)
             parts = path.split("/")
             if hub.broken:
                 self.send(500, b"", {})
+            elif path == "api/whoami-v2":
+                self.json({"name": "someone"})
+            elif path == "api/models":
+                self.search(parse_qs(urlsplit(self.path).query))
             elif parts[:2] == ["api", "models"]:
                 self.api("/".join(parts[2:4]), parts[4:])
+            elif parts[0] == "api":
+                self.send(404, b"", {})
             else:
                 self.file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
 
@@ -78,7 +125,7 @@ def handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(content)
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from autodeploy.errors import ModelError
+from autodeploy.errors import InputError, ModelError
 from autodeploy.hub import resolve
+from autodeploy.progress import NullProgress
 
 FILES = {
     "config.json": b"{}",
     "model.safetensors": b"weights",
-    "tokenizer.json": b"{}",
+    "tokenizer.json": b'{"a": 1}',
     "chat_template.jinja": b"hello",
     "pytorch_model.bin": b"a pickle",
     "consolidated.safetensors": b"the same weights again",
@@ -79,6 +82,32 @@ def test_a_model_that_does_not_exist(hub: Any) -> None:
     refuses("org/nothing", "org/nothing is not a model on .* that you may see")
 
 
+@pytest.mark.parametrize("asked", ["org/tinny", "orgg/tiny-llama", "Org/Tiny-Lama"])
+def test_a_name_that_is_nearly_right(hub: Any, asked: str) -> None:
+    hub.add("org/tiny", FILES)
+    hub.add("org/tiny-llama", FILES)
+    hub.add("other/thing", FILES)
+    expected = "org/tiny" if asked == "org/tinny" else "org/tiny-llama"
+    refuses(asked, rf"did you mean {expected!r}\? If it is private, log in")
+
+
+def test_a_disk_that_is_too_small(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("org/tiny", FILES)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5))
+    with pytest.raises(InputError, match=r"0\.0 GB are to be downloaded, and .* has 0\.0 GB left"):
+        resolve("org/tiny")
+    assert not [path for path in hub.requests if path.endswith("safetensors") and hub.requests.count(path) > 1]
+
+
+def test_tells_how_many_bytes_have_come(hub: Any) -> None:
+    hub.add("org/tiny", FILES)
+    told = Told()
+    resolve("org/tiny", progress=told)
+    (_, total), *advances = told.events
+    assert total == sum(count or 0 for _, count in advances) == len(b"{}" + b"weights" + b'{"a": 1}' + b"hello")
+    assert {stage for stage, _ in told.events} == {"download"}
+
+
 def test_a_revision_that_does_not_exist(hub: Any) -> None:
     hub.add("org/tiny", FILES)
     refuses("org/tiny@v9", "org/tiny has no revision 'v9'")
@@ -109,3 +138,17 @@ def refuses(reference: str, message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         resolve(reference)
     assert "\n" not in str(caught.value)
+
+
+class Told(NullProgress):
+    """What a download says of itself."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, int | None]]
+        object.__setattr__(self, "events", [])  # the class that says nothing is frozen
+
+    def start(self, stage: str, total: int | None = None) -> None:
+        self.events.append((stage, total))
+
+    def advance(self, stage: str, count: int = 1) -> None:
+        self.events.append((stage, count))
