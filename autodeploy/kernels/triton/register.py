@@ -142,6 +142,8 @@ def _one_rotated_cache_dtype(
     value_scale: Tensor | None = None,
 ) -> str | None:
     step = (query_start, context_len, page_table, slots)
-    options = (scale, window, softcap, sinks, alibi_slopes, key_scale, value_scale)
-    cached = _one_cache_dtype(q, k, v, key_pages, value_pages, *step, *options)
+    scales = (key_scale, value_scale)
+    cached = _one_cache_dtype(
+        q, k, v, key_pages, value_pages, *step, scale, window, softcap, sinks, alibi_slopes, *scales
+    )
     return cached or _wide_angles(q, cos, sin, interleaved)
