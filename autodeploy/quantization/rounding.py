@@ -1,0 +1,114 @@
+"""Rounding weights to the nearest numbers that a scheme can store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from autodeploy.quantization.formats import BLOCK, MAXIMUM, spread
+from autodeploy.quantization.nibbles import E2M1, encode_e2m1, pack_nibbles
+from autodeploy.quantization.scheme import Scheme
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A stored weight: what `autodeploy.quantization.formats` says each format consists of."""
+
+    values: Tensor
+    scale: Tensor
+    zero: Tensor | None = None
+    global_scale: Tensor | None = None
+
+
+def round_weight(weight: Tensor, scheme: Scheme, amax: Tensor | None = None) -> Parts:
+    """The nearest numbers to `weight [N, K]` that `scheme` can store; scales are found from what they scale.
+
+    `amax` is the largest magnitude of a weight of which these are only some rows, for schemes that need it: one scale
+    for all (`tensor`), and nvfp4. Scales of groups are in the dtype of `weight`, others in float32. Rows may be rounded
+    by themselves; of blocks, rows of whole blocks.
+    """
+    wide = weight.float()
+    largest = wide.abs().amax() if amax is None else amax.float()
+    return _ROUNDINGS[scheme.weights](wide, scheme, largest, weight.dtype)
+
+
+def _round_int8(wide: Tensor, scheme: Scheme, largest: Tensor, dtype: torch.dtype) -> Parts:
+    scale = _nonzero(_amax(wide, scheme, largest) / MAXIMUM["int8"])
+    if scheme.scope == "group":
+        scale = scale.to(dtype)
+    codes = (wide / spread(scale.float(), wide.shape, "int8")).round().clamp(-127, 127)
+    return Parts(codes.to(torch.int8), scale)
+
+
+def _round_fp8(wide: Tensor, scheme: Scheme, largest: Tensor, dtype: torch.dtype) -> Parts:
+    maximum = MAXIMUM["fp8"]
+    scale = _nonzero(_amax(wide, scheme, largest) / maximum)
+    scaled = wide / spread(scale, wide.shape, "fp8")
+    return Parts(scaled.clamp(-maximum, maximum).to(torch.float8_e4m3fn), scale)
+
+
+def _round_int4(wide: Tensor, scheme: Scheme, largest: Tensor, dtype: torch.dtype) -> Parts:
+    """Symmetric groups use all 16 codes: whichever end is further from zero becomes code 0, which stands for -8."""
+    groups = _grouped(wide, scheme.group)
+    low, high = groups.amin(-1), groups.amax(-1)
+    if scheme.zeros:
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        scale = _nonzero((high - low) / 15).to(dtype)
+        zero = (-low / scale.float()).round().clamp(0, 15)
+    else:
+        scale = _nonzero(torch.where(high > -low, high, low) / -8).to(dtype)
+        zero = torch.full_like(low, 8)
+    codes = (groups / scale.float().unsqueeze(-1)).round() + zero.unsqueeze(-1)
+    packed = pack_nibbles(codes.clamp(0, 15).reshape(wide.shape))
+    return Parts(packed, scale, zero.to(torch.uint8) if scheme.zeros else None)
+
+
+def _round_nvfp4(wide: Tensor, scheme: Scheme, largest: Tensor, dtype: torch.dtype) -> Parts:
+    """The global scale brings the largest group's scale to the largest e4m3 (NVIDIA, NVFP4, 2025)."""
+    global_scale = _nonzero(largest / (E2M1[-1] * MAXIMUM["fp8"]))
+    groups = _grouped(wide, scheme.group)
+    scale = (groups.abs().amax(-1) / E2M1[-1] / global_scale).clamp(max=MAXIMUM["fp8"]).to(torch.float8_e4m3fn)
+    units = groups / _nonzero(scale.float() * global_scale).unsqueeze(-1)
+    return Parts(encode_e2m1(units.reshape(wide.shape)), scale, None, global_scale)
+
+
+def _round_mxfp4(wide: Tensor, scheme: Scheme, largest: Tensor, dtype: torch.dtype) -> Parts:
+    """The exponent of the largest, less that of 4, the largest power of two in e2m1 (OCP Microscaling v1.0, 6.3)."""
+    groups = _grouped(wide, scheme.group)
+    exponent = torch.frexp(_nonzero(groups.abs().amax(-1))).exponent - 1 - 2
+    exponent = exponent.clamp(-127, 127)
+    units = groups * torch.exp2(-exponent.float()).unsqueeze(-1)
+    return Parts(encode_e2m1(units.reshape(wide.shape)), (exponent + 127).to(torch.uint8))
+
+
+_ROUNDINGS: Mapping[str, Callable[[Tensor, Scheme, Tensor, torch.dtype], Parts]] = MappingProxyType(
+    {"int8": _round_int8, "fp8": _round_fp8, "int4": _round_int4, "nvfp4": _round_nvfp4, "mxfp4": _round_mxfp4}
+)
+
+
+def _amax(wide: Tensor, scheme: Scheme, largest: Tensor) -> Tensor:
+    """The largest magnitude of whatever shares a scale, in the layout of scales."""
+    size = wide.abs()
+    if scheme.scope == "tensor":
+        return largest.reshape(1, 1)
+    if scheme.scope == "group":
+        return _grouped(size, scheme.group).amax(-1)
+    if scheme.scope == "block":
+        rows, columns = (-(-count // BLOCK) * BLOCK for count in wide.shape)
+        whole = size.new_zeros(rows, columns)
+        whole[: wide.shape[0], : wide.shape[1]] = size
+        return whole.unflatten(0, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).amax((1, 3))
+    return size.amax(-1, keepdim=True)
+
+
+def _grouped(wide: Tensor, group: int) -> Tensor:
+    return wide.unflatten(-1, (-1, group))
+
+
+def _nonzero(scale: Tensor) -> Tensor:
+    """A scale of nothing but zeros is 1."""
+    return torch.where(scale == 0, torch.ones_like(scale), scale)
