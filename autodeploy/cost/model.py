@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from autodeploy.artifact import Artifact
+from autodeploy.cost.peak import peak_bytes
 from autodeploy.cost.step import Cost, StepShape
 from autodeploy.cost.work import META, Work, count_works
 from autodeploy.program import ProgramSpec
@@ -52,6 +53,10 @@ class CostModel:
         weights = {name: size * work.times for work in works for name, size in work.weight_bytes.items()}
         cache = sum(work.cache_bytes * work.times for work in works)
         return Cost(cache + sum(weights.values()), sum(work.num_flops * work.times for work in works))
+
+    def peak_bytes(self, shape: StepShape) -> int:
+        """The memory that a step takes for its activations."""
+        return peak_bytes(self.graph_module, self._inputs(shape))
 
     def weight_bytes(self) -> float:
         """The size of all weights."""

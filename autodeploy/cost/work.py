@@ -43,6 +43,8 @@ class Work:
     """Activations read and written."""
     num_flops: float = 0.0
     times: float = 1.0
+    is_narrow: bool = False
+    """Whether its weight has 8 bits an element or fewer."""
 
     @property
     def num_bytes(self) -> float:
@@ -103,6 +105,7 @@ class _Counter(Interpreter):
             float(sum(one.nbytes for one in (*rows, *outs))) if target is not EMBEDDING else 2.0 * outs[0].nbytes,
             self._attention(named) if attends else self._product(target, named, outs[0]),
             self.times(node),
+            any(self.env[one].itemsize == 1 for one in node.all_input_nodes if one.op == "get_attr"),
         )
         self.works.append(work)
 
@@ -123,10 +126,10 @@ class _Counter(Interpreter):
             return 0.0
         weight, width = self.env[named["weight"]], self.env[named["x"]].shape[-1]
         if _has_experts(target):
-            return 2.0 * out.numel() * width
+            return float(2 * out.numel() * width)
         if target.__name__.startswith("convolution"):
-            return 2.0 * out.numel() * weight[0].numel()
-        return 2.0 * out.shape[:-1].numel() * len(weight) * width if weight.ndim == 2 else 0.0
+            return float(2 * out.numel() * weight[0].numel())
+        return float(2 * out.shape[:-1].numel() * len(weight) * width) if weight.ndim == 2 else 0.0
 
     def _cache(self, named: Mapping[str, Any]) -> float:
         pages = (self.env[named[name]] for name in ("key_pages", "value_pages"))

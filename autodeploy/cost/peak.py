@@ -1,0 +1,61 @@
+"""The memory that activations take while a graph runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_aggregate
+
+META = torch.device("meta")
+
+
+def peak_bytes(graph_module: GraphModule, inputs: list[Tensor]) -> int:
+    """The most that is alive at once besides inputs and weights, all of which are on the meta device.
+
+    Each value lives until its last user has run; views share the memory of what they view.
+    """
+    meter = _Meter(graph_module)
+    meter.run(*inputs)
+    return meter.peak
+
+
+class _Meter(Interpreter):
+    """Runs a graph on tensors without data, and weighs what is alive."""
+
+    def __init__(self, graph_module: GraphModule) -> None:
+        super().__init__(graph_module)
+        self.peak = 0
+        self.given: set[int] = set()
+
+    def call_function(self, target: Callable[..., Any] | str, args: Any, kwargs: Any) -> Any:
+        """Call with the devices that tracing baked in replaced."""
+        args, kwargs = (
+            map_aggregate(one, lambda a: META if isinstance(a, torch.device) else a) for one in (args, kwargs)
+        )
+        return super().call_function(target, args, kwargs)
+
+    def run_node(self, n: Node) -> Any:
+        """Run a node, and weigh."""
+        result = super().run_node(n)
+        if n.op in ("placeholder", "get_attr"):
+            self.given.update(_storages(result))
+        elif n.op == "call_function":
+            alive: dict[int, int] = _storages(result)
+            for value in self.env.values():
+                alive.update(_storages(value))
+            self.peak = max(self.peak, sum(size for key, size in alive.items() if key not in self.given))
+        return result
+
+
+def _storages(value: Any) -> dict[int, int]:
+    """The memory behind tensors, by identity."""
+    if isinstance(value, (tuple, list)):
+        return {key: size for one in value for key, size in _storages(one).items()}
+    if not isinstance(value, Tensor):
+        return {}
+    storage = value.untyped_storage()
+    return {storage._cdata: storage.nbytes()}

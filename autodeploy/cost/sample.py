@@ -1,0 +1,131 @@
+"""The first layers of a model that hold one of each kind: tracing them tells what tracing all of them would."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Node
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from autodeploy.errors import UnsupportedError
+from autodeploy.graph.origin import module_path
+
+_NUMBERING = re.compile(r"idx|index|layer_id|number")  # attributes that tell equal layers apart
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A config of a model's first layers, and for how many of the whole model each of them stands.
+
+    `path` is where the layers are, such as `model.layers`; it is empty, and the config the model's own, when no list
+    of layers was found or when nothing repeats.
+    """
+
+    config: PretrainedConfig
+    num_layers: int
+    path: str = ""
+    weights: tuple[float, ...] = ()
+
+    def times(self, node: Node) -> float:
+        """For how many calls of the whole model `node` stands."""
+        if not self.path:
+            return 1.0
+        found = re.match(rf"{re.escape(self.path)}\.(\d+)", module_path(node) or "")
+        return self.weights[int(found[1])] if found else 1.0
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a model has, without any of its weights."""
+
+    num_parameters: int
+    embedding_parameters: int
+    layers: tuple[Hashable, ...]
+    """The kind of each layer."""
+    path: str
+
+
+def count_model(config: PretrainedConfig) -> Counted:
+    """Make the model of `config` on the meta device, a fraction of a second for a hundred layers, and look at it.
+
+    Raises UnsupportedError where transformers cannot make it.
+    """
+    factory: Any = AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            model: nn.Module = factory.from_config(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnsupportedError(f"model type {config.model_type!r}: {reason}") from error
+    path, layers = _find_layers(model, config.get_text_config().num_hidden_layers)
+    embeddings = {id(one.weight): one.weight.numel() for one in model.modules() if isinstance(one, nn.Embedding)}
+    return Counted(
+        sum(one.numel() for one in model.parameters()),
+        sum(embeddings.values()),
+        tuple(map(_kind, layers)),
+        path,
+    )
+
+
+def sample_layers(config: PretrainedConfig, counted: Counted) -> Sample:
+    """The fewest first layers that hold every kind, that of the first twice.
+
+    The first stands for itself, since its norm joins no residual; the others share what is left of their kind.
+    """
+    length = _length(counted.layers)
+    if length == len(counted.layers):
+        return Sample(config, length)
+    return Sample(_shortened(config, length), len(counted.layers), counted.path, _weights(counted.layers, length))
+
+
+def _length(layers: tuple[Hashable, ...]) -> int:
+    """How many first layers hold every kind, and that of the first twice if it comes again."""
+    first = {kind: layers.index(kind) + 1 for kind in set(layers)}
+    again = [index + 1 for index, kind in enumerate(layers[1:], start=1) if kind == layers[0]]
+    return max([*first.values(), *again[:1]], default=0)
+
+
+def _weights(layers: tuple[Hashable, ...], length: int) -> tuple[float, ...]:
+    kept, left = Counter(layers[1:length]), Counter(layers[1:])
+    return (1.0, *(left[kind] / kept[kind] for kind in layers[1:length]))
+
+
+def _shortened(config: PretrainedConfig, length: int) -> PretrainedConfig:
+    """A copy with `length` layers, in which lists that hold a value for each layer are cut too."""
+    short = copy.deepcopy(config)
+    text = short.get_text_config()
+    whole = text.num_hidden_layers
+    for name, value in vars(text).items():
+        if isinstance(value, list) and len(value) == whole:
+            setattr(text, name, value[:length])
+    text.num_hidden_layers = length
+    return short
+
+
+def _find_layers(model: nn.Module, num_layers: int) -> tuple[str, list[nn.Module]]:
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
+            return path, list(module)
+    return "", []
+
+
+def _kind(layer: nn.Module) -> Hashable:
+    """What tells layers apart: their modules with their shapes and plain settings."""
+    return tuple((path, type(module).__name__, _settings(module)) for path, module in layer.named_modules())
+
+
+def _settings(module: nn.Module) -> Hashable:
+    shapes = tuple((name, tuple(one.shape)) for name, one in module.named_parameters(recurse=False))
+    plain = tuple(
+        (name, value)
+        for name, value in sorted(vars(module).items())
+        if isinstance(value, (bool, int, float, str, type(None))) and not _NUMBERING.search(name)
+    )
+    return shapes, plain
