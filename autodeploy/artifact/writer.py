@@ -14,6 +14,7 @@ from torch import Tensor
 from autodeploy.artifact.manifest import FileEntry
 from autodeploy.weights.expression import Expression
 from autodeploy.weights.plan import WeightPlan
+from autodeploy.weights.quantized import PartReader, Quantized
 from autodeploy.weights.source import DTYPES, TensorSource
 
 MAX_FILE_BYTES = 4 * 1024**3
@@ -55,38 +56,61 @@ def write_weights(folder: Path, plan: WeightPlan, source: TensorSource) -> dict[
     Tied weights are written under the first of their names. Each tensor is read, written and dropped, so that peak
     host memory is the largest of them.
     """
-    owners = dict.fromkeys(plan.owners().values())
-    # The widest dtypes come first, so that every tensor starts at a multiple of its own width.
-    names = sorted(owners, key=lambda name: -plan[name].dtype.itemsize)
+    units = _units({name: plan[name] for name in dict.fromkeys(plan.owners().values())})
+    reader = PartReader(source)
     entries = {}
-    for number, group in enumerate(_split(names, plan), start=1):
+    for number, group in enumerate(_split(units), start=1):
         name = f"weights-{number:05d}.safetensors"
-        entries[name] = _write_file(folder / name, {name: plan[name] for name in group}, source)
+        entries[name] = _write_file(folder / name, group, reader)
     return entries
 
 
-def _split(names: Sequence[str], plan: Mapping[str, Expression]) -> list[list[str]]:
-    groups: list[list[str]] = []
+Weights = Mapping[str, Expression]
+
+
+def _units(weights: Weights) -> list[Weights]:
+    """The weights in an order in which each starts at a multiple of its own width: the widest first.
+
+    Parts of one quantized weight are computed together. They stay so, before all others, where each ends at a multiple
+    of `ALIGNMENT`.
+    """
+    together: dict[object, dict[str, Expression]] = {}
+    for name, one in _widest_first(weights).items():
+        if isinstance(one, Quantized):
+            together.setdefault((one.x, one.scheme), {})[name] = one
+    even = [unit for unit in together.values() if not any(one.nbytes % ALIGNMENT for one in unit.values())]
+    placed = {name for unit in even for name in unit}
+    rest = {name: one for name, one in weights.items() if name not in placed}
+    return [*even, *({name: one} for name, one in _widest_first(rest).items())]
+
+
+def _widest_first(weights: Weights) -> Weights:
+    return dict(sorted(weights.items(), key=lambda item: -item[1].dtype.itemsize))
+
+
+def _split(units: Sequence[Weights]) -> list[Weights]:
+    groups: list[dict[str, Expression]] = []
     room = 0
-    for name in names:
-        if not groups or plan[name].nbytes > room:
-            groups.append([])
+    for unit in units:
+        size = sum(expression.nbytes for expression in unit.values())
+        if not groups or size > room:
+            groups.append({})
             room = MAX_FILE_BYTES
-        groups[-1].append(name)
-        room -= plan[name].nbytes
-    return groups
+        groups[-1].update(unit)
+        room -= size
+    return list(groups)
 
 
-def _write_file(path: Path, weights: Mapping[str, Expression], source: TensorSource) -> FileEntry:
+def _write_file(path: Path, weights: Weights, reader: PartReader) -> FileEntry:
     with path.open("xb") as opened:
         file = HashedFile(opened)
         file.write(_header(weights))
         for expression in weights.values():
-            _write_tensor(file, expression.read(source))
+            _write_tensor(file, reader.read(expression))
     return file.entry()
 
 
-def _header(weights: Mapping[str, Expression]) -> bytes:
+def _header(weights: Weights) -> bytes:
     dtype_names = {dtype: name for name, dtype in DTYPES.items()}
     table: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0

@@ -101,12 +101,12 @@ def _amax(wide: Tensor, scheme: Scheme, largest: Tensor) -> Tensor:
         rows, columns = (-(-count // BLOCK) * BLOCK for count in wide.shape)
         whole = size.new_zeros(rows, columns)
         whole[: wide.shape[0], : wide.shape[1]] = size
-        return whole.unflatten(0, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).amax((1, 3))
+        return whole.reshape(rows // BLOCK, BLOCK, columns // BLOCK, BLOCK).amax((1, 3))
     return size.amax(-1, keepdim=True)
 
 
 def _grouped(wide: Tensor, group: int) -> Tensor:
-    return wide.unflatten(-1, (-1, group))
+    return wide.reshape(len(wide), -1, group)
 
 
 def _nonzero(scale: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autodeploy.weights import Expression, TensorSource, WeightPlan
+from autodeploy.weights import Expression, PartReader, TensorSource, WeightPlan
 
 
 class BoundaryWeights:
@@ -20,7 +20,8 @@ class BoundaryWeights:
         """Every weight of `plan`, on the device. Do not write to them."""
         for gone in set(self._held) - set(plan.values()):
             del self._held[gone]
+        reader = PartReader(self._source)
         for expression in plan.values():
             if expression not in self._held:
-                self._held[expression] = expression.read(self._source).contiguous().to(self.device)
+                self._held[expression] = reader.read(expression).contiguous().to(self.device)
         return {name: self._held[expression] for name, expression in plan.items()}

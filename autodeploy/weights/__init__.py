@@ -2,9 +2,11 @@
 
 from autodeploy.weights.arithmetic import InverseRoot, Subtract, scale_rows
 from autodeploy.weights.checkpoint import plan_weights
+from autodeploy.weights.dequantized import Dequantized, stored, why_apart
 from autodeploy.weights.expression import Add, Box, Cast, Constant, Expression, Multiply, Stored
-from autodeploy.weights.layout import Concat, Permute, Reshape, Slice, Stack, chunk, transpose
+from autodeploy.weights.layout import Concat, Expand, Permute, Reshape, Slice, Stack, chunk, transpose
 from autodeploy.weights.plan import WeightPlan, used_by
+from autodeploy.weights.quantized import PartReader, Quantized
 from autodeploy.weights.source import MemorySource, RandomSource, Ranges, SafetensorsSource, TensorSource
 
 __all__ = [
@@ -13,11 +15,15 @@ __all__ = [
     "Cast",
     "Concat",
     "Constant",
+    "Dequantized",
+    "Expand",
     "Expression",
     "InverseRoot",
     "MemorySource",
     "Multiply",
+    "PartReader",
     "Permute",
+    "Quantized",
     "RandomSource",
     "Ranges",
     "Reshape",
@@ -31,6 +37,8 @@ __all__ = [
     "chunk",
     "plan_weights",
     "scale_rows",
+    "stored",
     "transpose",
     "used_by",
+    "why_apart",
 ]

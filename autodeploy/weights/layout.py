@@ -1,4 +1,4 @@
-"""Expressions that move elements and change none: slice, concatenate, stack, permute, reshape."""
+"""Expressions that move elements and change none: slice, concatenate, stack, permute, reshape, expand."""
 
 from __future__ import annotations
 
@@ -210,6 +210,36 @@ class Reshape(Expression):
     @override
     def write(self, source: TensorSource, box: Box, out: Tensor) -> None:
         out.copy_(self.read(source, box))
+
+
+@dataclass(frozen=True)
+class Expand(Expression):
+    """`x` repeated along its dimensions of size 1, to the shape `to`."""
+
+    x: Expression
+    to: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        torch.empty(self.x.shape, device="meta").expand(self.to)  # raises for a shape that does not fit
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The new shape."""
+        return self.to
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """The dtype of `x`."""
+        return self.x.dtype
+
+    @property
+    @override
+    def operands(self) -> tuple[Expression, ...]:
+        return (self.x,)
+
+    @override
+    def write(self, source: TensorSource, box: Box, out: Tensor) -> None:
+        out.copy_(self.x.read(source).expand(self.to)[tuple(slice(*one) for one in box)])
 
 
 def transpose(x: Expression, dim0: int = 0, dim1: int = 1) -> Permute:

@@ -12,6 +12,7 @@ from autodeploy.errors import InvariantError, nearest
 from autodeploy.graph.attributes import get_attribute
 from autodeploy.weights.expression import Constant, Expression
 from autodeploy.weights.layout import Concat, Slice, transpose
+from autodeploy.weights.quantized import PartReader
 from autodeploy.weights.source import TensorSource
 
 
@@ -102,8 +103,9 @@ class WeightPlan(MutableMapping[str, Expression]):
         A weight that is a checkpoint tensor as it stands stays mapped on the CPU: do not write to it.
         """
         tensors: dict[str, Tensor] = {}
+        reader = PartReader(source)
         for expression, names in self._groups().items():
-            tensor = expression.read(source).contiguous().to(device)
+            tensor = reader.read(expression).contiguous().to(device)
             tensors.update(dict.fromkeys(names, tensor))
         return {name: tensors[name] for name in self._entries}
 
