@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 import yaml
 from pydantic import BaseModel
 
+from autodeploy.aims import Aims
 from autodeploy.errors import RecipeError, nearest
 from autodeploy.insertion import Place, Staged, insert_passes
 from autodeploy.recipe import Recipe
@@ -57,6 +58,7 @@ class Draft(Generic[PassModel, Settings]):
     runtime_class: type[Settings]
     entries: list[_Entry] = field(default_factory=list)
     runtime: dict[str, tuple[Any, Origin]] = field(default_factory=dict)
+    aims: dict[str, tuple[Any, Origin]] = field(default_factory=dict)
     off: set[str] = field(default_factory=set)
     """Passes that a recipe turned off by name: they do not come back by their anchors."""
 
@@ -82,16 +84,27 @@ class Draft(Generic[PassModel, Settings]):
         for name, value in recipe.data.runtime.items():
             where = recipe.where(("runtime", name))
             self._set_runtime(name, value, Origin(layer, where, recipe.data.reason))
+        for name, value in recipe.data.plan.items():
+            self._set_aim(name, value, Origin(layer, recipe.where(("plan", name)), recipe.data.reason))
+
+    def plan(self, choices: Iterable[Choice]) -> None:
+        """Take the settings of the runtime that a cost model has chosen."""
+        for one in choices:
+            self._set_runtime(one.key.removeprefix("runtime."), one.value, one.origin)
 
     def set(self, key: str, value: Any) -> None:
         """Apply one `--set key=value`."""
         where = f"--set {key}={value}"
         section, *path = key.split(".")
-        if section not in ("passes", "runtime") or len(path) not in (1, 2):
-            raise RecipeError(f"{where}: a key is runtime.KEY, passes.NAME.OPTION, or passes.NAME for on and off")
+        if section not in ("passes", "plan", "runtime") or len(path) not in (1, 2):
+            raise RecipeError(
+                f"{where}: a key is runtime.KEY, plan.KEY, passes.NAME.OPTION, or passes.NAME for on and off"
+            )
         origin = Origin("--set", where, "asked for")
         if section == "runtime":
             self._set_runtime(".".join(path), value, origin)
+        elif section == "plan":
+            self._set_aim(".".join(path), value, origin)
         else:
             self._set_pass(path, value, origin)
 
@@ -149,6 +162,10 @@ class Draft(Generic[PassModel, Settings]):
         validated(self.runtime_class, {name: value}, lambda _: origin.where)
         self.runtime[name] = (value, origin)
 
+    def _set_aim(self, name: str, value: Any, origin: Origin) -> None:
+        validated(Aims, {name: value}, lambda _: origin.where)
+        self.aims[name] = (value, origin)
+
     def _check_name(self, name: str, where: str) -> None:
         if name not in self.pass_classes:
             raise RecipeError(f"{where}: there is no pass {name!r}; {nearest(name, self.pass_classes)}")
@@ -187,6 +204,10 @@ class Draft(Generic[PassModel, Settings]):
         """The runtime settings."""
         return self.runtime_class.model_validate({name: value for name, (value, _) in self.runtime.items()})
 
+    def aimed(self) -> Aims:
+        """What the workload wants."""
+        return Aims.model_validate({name: value for name, (value, _) in self.aims.items()})
+
     def choices(self) -> tuple[Choice, ...]:
         """Every value somebody chose, with its origin; the rest are defaults of the classes."""
         result: list[Choice] = []
@@ -194,6 +215,7 @@ class Draft(Generic[PassModel, Settings]):
             result.append(Choice(f"passes.{entry.name}", True, entry.origin))
             for name, origin in entry.origins.items():
                 result.append(Choice(f"passes.{entry.name}.{name}", entry.options[name], origin))
+        result += [Choice(f"plan.{name}", value, origin) for name, (value, origin) in self.aims.items()]
         result += [Choice(f"runtime.{name}", value, origin) for name, (value, origin) in self.runtime.items()]
         return tuple(result)
 

@@ -20,6 +20,7 @@ from autodeploy.graph.diff import GraphDiff, diff_lines
 from autodeploy.graph.text import graph_lines
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import resolve
+from autodeploy.layers import Choice
 from autodeploy.pipeline import Pass, PassReport, run_passes
 from autodeploy.prepare import fitting_passes, prepare
 from autodeploy.program import Program, ProgramSpec, cache_specs
@@ -121,9 +122,18 @@ def choose_dtype(name: str, gpu: GpuChoice, config: PretrainedConfig) -> tuple[t
 
 
 def resolve_settings(
-    config: PretrainedConfig, gpu: GpuChoice, *, recipe: str, workload: str, values: Mapping[str, Any]
+    config: PretrainedConfig,
+    gpu: GpuChoice,
+    *,
+    recipe: str,
+    workload: str,
+    values: Mapping[str, Any],
+    planned: Sequence[Choice] = (),
 ) -> Recipe:
-    """The recipe for a model on a device; RecipeError for a name or value that is not valid."""
+    """The recipe for a model on a device; RecipeError for a name or value that is not valid.
+
+    `planned` are the settings that a cost model has chosen; recipes that the user names lie over them.
+    """
     registry = discover()
     target = Target(config.model_type, gpu.gpu.name, workload)
     resolved: Recipe = resolve_recipe(
@@ -133,6 +143,7 @@ def resolve_settings(
         recipes=registry.recipes,
         recipe=recipe,
         set_values=values,
+        planned=planned,
         providers={name: f"{one.plugin} ({one})" for (kind, name), one in registry.origins.items() if kind == "passes"},
     )
     return replace(resolved, notes=(*resolved.notes, *map(str, registry.problems)))
@@ -197,7 +208,7 @@ def compile_graph(
     graph_module, context = prepare(traced, source, device, kernel_table(device), fuel)
     context.leaves_nothing = recipe.leaves_nothing
     history = tuple(run_passes(graph_module, fitting_passes(traced, recipe), context, observe))
-    spec = _spec(traced, graph_module)
+    spec = program_spec(traced, graph_module)
     return Compiled(graph_module, context.weights, history, recipe, spec, context.leftovers, context.tuning)
 
 
@@ -217,7 +228,8 @@ def target_device(choice: GpuChoice) -> torch.device:
     return torch.device("cpu" if choice.gpu.is_cpu else "cuda")
 
 
-def _spec(traced: Traced, graph_module: GraphModule) -> ProgramSpec | None:
+def program_spec(traced: Traced, graph_module: GraphModule) -> ProgramSpec | None:
+    """What the runtime must know of a graph with a cache; None for a module that is no causal language model."""
     if not isinstance(traced.model, PreTrainedModel):
         return None
     text = traced.config.get_text_config()

@@ -61,6 +61,7 @@ class RecipeData(BaseModel):
 
     `extends` says what the file is laid over: `auto` is everything that matches the target, `none` is nothing (its
     pass list is then the whole pipeline), and a name is that recipe. `reason` is shown beside each value it sets.
+    `plan` says what the runtime's settings are to aim at where a cost model chooses them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,7 @@ class RecipeData(BaseModel):
     reason: str = ""
     extends: str = "auto"
     match: Conditions = Conditions()
+    plan: dict[str, Any] = {}
     passes: tuple[PassEntry, ...] = ()
     runtime: dict[str, Any] = {}
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Generic
 
+from autodeploy.aims import Aims
 from autodeploy.errors import RecipeError, nearest
 from autodeploy.layers import Choice, Draft, PassModel, Settings
 from autodeploy.recipe import WORKLOADS, Recipe, Target, load_recipe
@@ -23,6 +24,8 @@ class ResolvedRecipe(Generic[PassModel, Settings]):
     runtime: Settings
     choices: tuple[Choice, ...]
     notes: tuple[str, ...]
+    aims: Aims = field(default_factory=Aims)
+    """What the workload wants, where a cost model chooses."""
     promised: frozenset[str] = frozenset()
     """The passes that leave nothing in primitive form; empty unless a recipe lists the architecture."""
 
@@ -52,15 +55,22 @@ def resolve(
     recipe: str = "auto",
     set_values: Mapping[str, Any] = MappingProxyType({}),
     providers: Mapping[str, str] = MappingProxyType({}),
+    planned: Iterable[Choice] = (),
 ) -> ResolvedRecipe[PassModel, Settings]:
-    """Lay the matching recipes over each other, then the user's (`recipe`, a name or file), then `set_values`.
+    """Lay the matching recipes over each other, `planned` over them, then the user's (`recipe`), then `set_values`.
+
+    `planned` are values of the runtime that a cost model has chosen; `recipe` is a name or a file.
 
     Passes with anchors that no recipe lists are inserted before `set_values` apply; `providers` says who brings each.
     """
     if target.workload not in WORKLOADS:
         raise RecipeError(f"--workload {target.workload}: no such workload; {nearest(target.workload, WORKLOADS)}")
     draft = Draft(passes, runtime)
-    for layer, one in _layers(target, recipe, recipes):
+    matching, own = _layers(target, recipe, recipes)
+    for layer, one in matching:
+        draft.apply(one, layer)
+    draft.plan(planned)
+    for layer, one in own:
         draft.apply(one, layer)
     draft.insert_anchored(
         providers, [key.removeprefix("passes.") for key, value in set_values.items() if value is False]
@@ -74,14 +84,18 @@ def resolve(
         draft.settings(),
         draft.choices(),
         () if listed else (_unlisted(target),),
+        draft.aimed(),
         frozenset(name for name, _, _ in recipes["default"].entries()) if listed else frozenset(),
     )
 
 
-def _layers(target: Target, name: str, recipes: Mapping[str, Recipe]) -> list[tuple[str, Recipe]]:
+def _layers(
+    target: Target, name: str, recipes: Mapping[str, Recipe]
+) -> tuple[list[tuple[str, Recipe]], list[tuple[str, Recipe]]]:
+    """The recipes that match, and over them those that the user named."""
     matching = _matching(target, recipes)
     if name == "auto":
-        return matching
+        return matching, []
     stack: list[tuple[str, Recipe]] = []
     seen: set[str] = set()
     asked_by = f"--recipe {name}"
@@ -95,7 +109,7 @@ def _layers(target: Target, name: str, recipes: Mapping[str, Recipe]) -> list[tu
         name = "none" if recipe.name == "default" else recipe.data.extends
     # A recipe that matched by itself and is also named applies once, where the user put it.
     under = [(layer, recipe) for layer, recipe in matching if recipe.name not in seen]
-    return [*(under if name == "auto" else []), *stack]
+    return (under if name == "auto" else []), stack
 
 
 def _matching(target: Target, recipes: Mapping[str, Recipe]) -> list[tuple[str, Recipe]]:

@@ -5,7 +5,7 @@ from autodeploy.cost.model import CostModel
 from autodeploy.cost.pace import Bound, Pace, Step, Timed
 from autodeploy.cost.sample import Counted, Sample, count_model, sample_layers
 from autodeploy.cost.step import Cost, StepShape
-from autodeploy.cost.work import Kind, Work
+from autodeploy.cost.work import Kind, Work, attends
 
 __all__ = [
     "Bound",
@@ -20,6 +20,7 @@ __all__ = [
     "StepShape",
     "Timed",
     "Work",
+    "attends",
     "count_model",
     "fit_memory",
     "sample_layers",

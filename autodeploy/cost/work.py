@@ -150,6 +150,12 @@ def _kind(target: torch._ops.OpOverload, named: Mapping[str, Any]) -> Kind:
     return "matmul" if target.namespace == CANONICAL and "linear" in target.__name__ else "rows"
 
 
+def attends(node: Node) -> bool:
+    """Whether `node` is attention over the cache."""
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and "key_pages" in {one.name for one in target._schema.arguments}
+
+
 def _has_experts(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and "expert" in target.__name__
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
 
 from autodeploy.errors import RecipeError
 from autodeploy.runtime.batch import Batch
@@ -19,36 +18,6 @@ from autodeploy.runtime.runner import Launched, Runner, StepResult
 from autodeploy.runtime.scheduler import Scheduler
 from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.runtime.stats import EngineStats
-
-
-class Core(Protocol):
-    """What an engine asks of its core, in this process or in another. `notes` are what the user should know of it."""
-
-    notes: Sequence[str]
-
-    @property
-    def vocab_size(self) -> int:
-        """Token ids are below this."""
-
-    @property
-    def max_len(self) -> int:
-        """The most tokens a sequence can have, prompt included."""
-
-    @property
-    def has_unfinished(self) -> bool:
-        """Whether there is anything to step for."""
-
-    def add(self, request: NewRequest) -> None:
-        """Queue a request that fits."""
-
-    def finish(self, request_id: str, index: int | None = None) -> None:
-        """End a sequence of a request, or all of them, which nobody wants to hear of any more."""
-
-    def step(self) -> StepOutput:
-        """What is new since the last call."""
-
-    def stats(self) -> EngineStats:
-        """Gauges and counts."""
 
 
 class EngineCore:
@@ -216,4 +185,5 @@ class EngineCore:
 
 
 def _buckets(settings: RuntimeSettings) -> tuple[Bucket, ...]:
-    return decode_buckets(settings.max_batch_size) + mixed_buckets(settings.max_num_tokens)
+    decode = decode_buckets(settings.max_batch_size, settings.graph_batch_sizes)
+    return decode + mixed_buckets(settings.max_num_tokens)

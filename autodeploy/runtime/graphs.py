@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +20,13 @@ class Bucket(NamedTuple):
     num_requests: int
 
 
-def decode_buckets(max_batch_size: int) -> tuple[Bucket, ...]:
-    """The batch sizes whose decode steps are captured: padding adds few rows, and none in the largest."""
-    sizes = [1, 2, 4, *range(8, 32, 8), *range(32, 256, 16), *range(256, max_batch_size, 32)]
+def decode_buckets(max_batch_size: int, planned: Sequence[int] = ()) -> tuple[Bucket, ...]:
+    """The batch sizes whose decode steps are captured: padding adds few rows, and none in the largest.
+
+    Up to the largest of them, `planned` sizes are taken as they are.
+    """
+    usual = [1, 2, 4, *range(8, 32, 8), *range(32, 256, 16), *range(256, max_batch_size, 32)]
+    sizes = sorted({*planned, *(one for one in usual if one > max(planned, default=0))})
     return tuple(Bucket(size, size) for size in (*(one for one in sizes if one < max_batch_size), max_batch_size))
 
 

@@ -1,0 +1,96 @@
+"""A model on a device, known well enough to predict: its first layers, traced and optimized without weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from transformers import PretrainedConfig
+
+from autodeploy.cost import (
+    CostModel,
+    Counted,
+    Fit,
+    Pace,
+    Sample,
+    Step,
+    StepShape,
+    count_model,
+    fit_memory,
+    sample_layers,
+)
+from autodeploy.discovery import discover, kernel_table
+from autodeploy.errors import UnsupportedError
+from autodeploy.export import trace_model
+from autodeploy.hardware import Gpu
+from autodeploy.kernels import KernelTable, reference_kernel
+from autodeploy.optimizer import Recipe, program_spec
+from autodeploy.pipeline import Stage, run_passes
+from autodeploy.prepare import prepare
+from autodeploy.weights.source import RandomSource
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What steps of a model cost on a device. The figures are of the whole model, though `sample` was traced."""
+
+    config: PretrainedConfig
+    gpu: Gpu
+    dtype: torch.dtype
+    counted: Counted
+    sample: Sample
+    model: CostModel
+    pace: Pace
+    _steps: dict[StepShape, Step] = field(default_factory=dict, repr=False, compare=False)
+
+    def step(self, shape: StepShape) -> Step:
+        """The prediction for a step."""
+        if shape not in self._steps:
+            self._steps[shape] = self.pace.step(self.model.works(shape), shape.num_requests)
+        return self._steps[shape]
+
+    def decode_seconds(self, batch_size: int, context: float) -> float:
+        """A step in which each request gets one token."""
+        return self.step(StepShape(batch_size, 1, context)).seconds
+
+    def first_token_seconds(self, prompt_len: int, max_num_tokens: int) -> float:
+        """A prompt from its arrival to its first token, in chunks."""
+        ends = [*range(max_num_tokens, prompt_len, max_num_tokens), prompt_len]
+        starts = [0, *ends[:-1]]
+        chunks = (StepShape(1, end - start, end) for start, end in zip(starts, ends, strict=True))
+        return self.pace.latencies.arrival + sum(self.step(one).seconds for one in chunks)
+
+    @cached_property
+    def weight_bytes(self) -> float:
+        """All weights, as the program holds them."""
+        return self.model.weight_bytes()
+
+    def fit(self, max_batch_size: int, max_num_tokens: int) -> Fit:
+        """How the memory is shared out under these settings."""
+        return fit_memory(self.gpu, self.model, self.weight_bytes, max_batch_size, max_num_tokens)
+
+
+def estimate_model(config: PretrainedConfig, gpu: Gpu, dtype: torch.dtype, recipe: Recipe) -> Estimate:
+    """Trace as many layers of a model as it takes, and run the passes that decide what its operators are.
+
+    Raises UnsupportedError for a model that cannot be traced.
+    """
+    counted = count_model(config)
+    sample = sample_layers(config, counted)
+    traced = trace_model(sample.config, dtype)
+    device = torch.device("cpu" if gpu.is_cpu else "cuda")
+    passes = tuple(one for _, one in recipe.passes if one.stage < Stage.TUNE)
+    graph_module, context = prepare(traced, RandomSource.of(traced.model), device, planning_kernels(device))
+    run_passes(graph_module, passes, context)
+    spec = program_spec(replace(traced, config=config), graph_module)
+    if spec is None:
+        raise UnsupportedError(f"model type {config.model_type!r} is no causal language model")
+    return Estimate(config, gpu, dtype, counted, sample, CostModel(graph_module, spec, sample.times), Pace.of(gpu))
+
+
+def planning_kernels(device: torch.device) -> KernelTable:
+    """The kernels to plan with: for the CPU the references alone, since a plan is not worth a compiler's run."""
+    if device.type == "cuda":
+        return kernel_table(device)
+    return KernelTable([reference_kernel(op) for op in discover().ops.values()])

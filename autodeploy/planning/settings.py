@@ -1,0 +1,133 @@
+"""Settings that follow from a workload's aims, a model and a device, each with the sentence that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from autodeploy.aims import Aims
+from autodeploy.cost import Fit, StepShape
+from autodeploy.layers import Choice, Origin
+from autodeploy.planning.estimate import Estimate
+
+LAYER = "cost model"
+MOST_REQUESTS, LEAST_TOKENS, MOST_TOKENS = 1024, 64, 16384
+OWN_KERNELS = (1, 2, 4, 8)
+"""Batch sizes that have kernels tuned for them: padding a smaller one to them is never free."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A value and the reason for it."""
+
+    value: Any
+    reason: str
+
+
+def plan_settings(estimate: Estimate, aims: Aims, workload: str) -> tuple[Choice, ...]:
+    """The runtime's settings for a model that fits on a device; none for one that does not, or for the CPU.
+
+    The CPU's figures are round, so its recipe says what has been found to serve.
+    """
+    if estimate.gpu.is_cpu or not estimate.fit(1, LEAST_TOKENS).fits:
+        return ()
+    batch = choose_batch(estimate, aims)
+    tokens = choose_chunk(estimate, aims, batch.value)
+    sizes = choose_sizes(estimate, aims, batch.value)
+    chosen = {"max_batch_size": batch, "max_num_tokens": tokens, "graph_batch_sizes": sizes}
+    return tuple(
+        Choice(f"runtime.{key}", one.value, Origin(LAYER, f"workload {workload}", one.reason))
+        for key, one in chosen.items()
+    )
+
+
+def choose_batch(estimate: Estimate, aims: Aims) -> Chosen:
+    """The most requests that run at once."""
+    context = min(aims.context, estimate.model.spec.max_model_len)
+    alone = estimate.decode_seconds(1, context)
+
+    def limit(size: int) -> str | None:
+        room = estimate.fit(size, LEAST_TOKENS).max_batch(context)
+        if room < size:
+            return f"the cache holds {room} requests of {context:,} tokens"
+        step = estimate.decode_seconds(size, context)
+        if step > aims.decode_slowdown * alone:
+            return f"a step of {size} would take {_ms(step)}, {step / alone:.1f} times that of one request"
+        return _too_little(estimate.decode_seconds(size // 2, context) * 2, step, size, aims)
+
+    size, reason = _largest(1, MOST_REQUESTS, limit)
+    step = estimate.decode_seconds(size, context)
+    return Chosen(size, f"a decode step takes {_ms(step)}, of one request {_ms(alone)}; {reason}")
+
+
+def choose_chunk(estimate: Estimate, aims: Aims, batch_size: int) -> Chosen:
+    """The token budget of a step, which bounds what a prompt adds to the time of everybody's next token."""
+    context = min(aims.context, estimate.model.spec.max_model_len)
+    decode = estimate.decode_seconds(batch_size, context)
+    longest = estimate.model.spec.max_model_len
+
+    def seconds(tokens: int) -> float:
+        requests = max(1, tokens // context)  # more than one prompt may share a step
+        length = min(tokens // requests, longest)
+        return estimate.step(StepShape(requests, length, length)).seconds
+
+    def limit(tokens: int) -> str | None:
+        step = seconds(tokens)
+        if not _has_room(estimate.fit(batch_size, tokens), batch_size, context):
+            return f"the activations of {tokens:,} would take the cache's memory"
+        if step > aims.chunk_slowdown * decode:
+            return f"{tokens:,} would take {_ms(step)}, {step / decode:.1f} times a decode step"
+        return _too_little(2 * seconds(tokens // 2), step, tokens, aims)
+
+    tokens, reason = _largest(LEAST_TOKENS, MOST_TOKENS, limit)
+    tokens = max(tokens, batch_size)  # each request that runs must get its token
+    return Chosen(tokens, f"a step with so much of prompts takes {_ms(seconds(tokens))}; {reason}")
+
+
+def choose_sizes(estimate: Estimate, aims: Aims, batch_size: int) -> Chosen:
+    """The batch sizes whose decode steps are captured. Padding attends to nothing; the rest is what it costs."""
+    steps = {size: estimate.decode_seconds(size, 1) for size in _grid(batch_size)}
+    kept = [batch_size]
+    for size in sorted(steps, reverse=True)[1:]:
+        if size in OWN_KERNELS or steps[kept[-1]] > (1 + aims.padding) * steps[size]:
+            kept.append(size)
+    reason = f"padding to the next of {len(kept)} costs at most about {aims.padding:.0%} of a step"
+    return Chosen(tuple(sorted(kept)), reason)
+
+
+def _grid(most: int) -> tuple[int, ...]:
+    """Batch sizes that are worth a look: the fewer rows there are, the more one counts."""
+    sizes = (*OWN_KERNELS, *range(16, 64, 8), *range(64, 256, 16), *range(256, MOST_REQUESTS, 64))
+    return (*(one for one in sizes if one < most), most)
+
+
+def _largest(least: int, most: int, limit: Callable[[int], str | None]) -> tuple[int, str]:
+    """The largest doubling of `least` up to `most` that nothing limits, and what limits the next."""
+    size = least
+    for doubled in _doublings(2 * least, most):
+        reason = limit(doubled)
+        if reason is not None:
+            return size, reason
+        size = doubled
+    return size, "more is never planned"
+
+
+def _doublings(first: int, most: int) -> Iterator[int]:
+    while first <= most:
+        yield first
+        first *= 2
+
+
+def _has_room(fit: Fit, batch_size: int, context: int) -> bool:
+    return fit.max_batch(context) >= batch_size
+
+
+def _too_little(twice: float, once: float, size: int, aims: Aims) -> str | None:
+    """The reason against doubling to `size`, when two steps of half of it take hardly longer."""
+    gain = twice / once - 1
+    return f"{size:,} would gain {gain:.1%} of throughput" if gain < aims.least_gain else None
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
