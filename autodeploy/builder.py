@@ -6,6 +6,8 @@ import gc
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +19,7 @@ from autodeploy import artifact
 from autodeploy.artifact import Artifact
 from autodeploy.artifact.manifest import MANIFEST, versions
 from autodeploy.discovery import discover, kernel_table
-from autodeploy.errors import ArtifactError, ModelError
+from autodeploy.errors import ArtifactError, ModelError, UnsupportedError
 from autodeploy.export import Traced, load_config, trace_model
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import ModelFiles, resolve
@@ -25,6 +27,7 @@ from autodeploy.leftovers import describe
 from autodeploy.optimizer import Compiled, Recipe, choose_dtype, compile_graph, resolve_settings, target_device
 from autodeploy.pipeline import PassReport
 from autodeploy.plan import Decision, Plan, recipe_decisions
+from autodeploy.planning import Estimate, Outlook, estimate_model, look_ahead, look_at_weights, plan_settings
 from autodeploy.progress import NullProgress, Progress, stage
 from autodeploy.verify import Verification
 from autodeploy.verify.model import model_samples, verify_passes
@@ -55,9 +58,25 @@ class Job:
             raise ModelError(f"{model} is an artifact, built already: autodeploy serve {model}")
         self.config: PretrainedConfig = load_config(self.files.folder)
         self.dtype, self.dtype_reason = choose_dtype(dtype, self.choice, self.config)
-        self.recipe: Recipe = resolve_settings(
-            self.config, self.choice, recipe=recipe, workload=workload, values=values
-        )
+        options: dict[str, Any] = {"recipe": recipe, "workload": workload, "values": values}
+        self.recipe: Recipe = resolve_settings(self.config, self.choice, **options)
+        if not self.choice.gpu.is_cpu and isinstance(self.estimate, Estimate):
+            planned = plan_settings(self.estimate, self.recipe.aims, workload)
+            self.recipe = resolve_settings(self.config, self.choice, **options, planned=planned)
+
+    @cached_property
+    def estimate(self) -> Estimate | UnsupportedError:
+        """What steps of the model cost, or why it cannot be traced."""
+        try:
+            return estimate_model(self.config, self.choice.gpu, self.dtype, self.recipe)
+        except UnsupportedError as error:
+            return error
+
+    def outlook(self) -> Outlook:
+        """What fits and how fast it will be; UnsupportedError for a model that transformers cannot make."""
+        if isinstance(self.estimate, Estimate):
+            return look_ahead(self.estimate, self.recipe.runtime, self.recipe.aims.context)
+        return look_at_weights(self.config, self.choice.gpu, self.dtype, str(self.estimate))
 
     def plan(self) -> Plan:
         """The decisions, each with its reason."""
@@ -112,7 +131,9 @@ def plan(
     options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload}
     progress = progress or NullProgress()
     with stage(progress, "resolve"):
-        return Job(model, **options, values=set, weights=False, progress=progress).plan()
+        job = Job(model, **options, values=set, weights=False, progress=progress)
+    with stage(progress, "plan"):
+        return replace(job.plan(), outlook=job.outlook())
 
 
 def build(

@@ -20,6 +20,8 @@ from autodeploy.yamlfile import Key
 PassModel = TypeVar("PassModel", bound=BaseModel)
 Settings = TypeVar("Settings", bound=BaseModel)
 Where = Callable[[Key], str]
+COST_MODEL = "cost model"
+"""The layer of what was chosen for a model on a device."""
 
 
 @dataclass(frozen=True)

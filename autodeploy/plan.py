@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autodeploy.layers import Choice, Origin
 from autodeploy.resolution import ResolvedRecipe
+
+if TYPE_CHECKING:  # a plan is shown without torch
+    from autodeploy.planning import Outlook
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     choices: tuple[Choice, ...] = ()
     """Every value that a recipe or the user set."""
+    outlook: Outlook | None = None
+    """What the model is, what fits and how fast it will be; None where that is not known."""
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON data."""
@@ -35,6 +40,7 @@ class Plan:
             "decisions": [asdict(one) for one in self.decisions],
             "notes": list(self.notes),
             "recipe": [{"key": one.key, "value": one.value, **asdict(one.origin)} for one in self.choices],
+            "outlook": None if self.outlook is None else self.outlook.as_dict(),
         }
 
 

@@ -103,6 +103,8 @@ def _show_plan(model: str, options: opt.BuildOptions, as_json: bool) -> None:
         return
     console = output.out()
     console.print(output.plan_table(plan))
+    console.print()
+    output.print_outlook(console, plan)
     for sentence in plan.notes:
         console.print(f"• {sentence}", markup=False)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from autodeploy.cli import options as opt
 from autodeploy.cli import output, seam
 from autodeploy.cli.progress import RichProgress
+from autodeploy.layers import COST_MODEL
 from autodeploy.plan import Plan
 
 if TYPE_CHECKING:
@@ -53,15 +54,21 @@ def explain(
 
 
 def _show_plan(console: Console, plan: Plan) -> None:
-    """The decisions that are no values of the recipe, then the values, then the reason of each layer."""
+    """The decisions that are no values of the recipe, the outlook, the values, and the reason of each layer."""
     keys = {"passes", *(one.key for one in plan.choices)}
     decisions = tuple(one for one in plan.decisions if one.what not in keys)
     console.print(output.plan_table(replace(plan, decisions=decisions)))
     console.print()
+    output.print_outlook(console, plan)
     console.print(output.recipe_table(plan))
     console.print()
-    reasons = dict.fromkeys((one.origin.layer, one.origin.reason) for one in plan.choices if one.origin.reason)
-    _show_notes(console, [*(f"{layer}: {reason}" for layer, reason in reasons), *plan.notes])
+    _show_notes(console, [*_reasons(plan), *plan.notes])
+
+
+def _reasons(plan: Plan) -> dict[str, None]:
+    """The reason of each layer; of a cost model, that of each value."""
+    whys = ((one, one.origin) for one in plan.choices if one.origin.reason)
+    return {f"{why.layer if why.layer != COST_MODEL else one.key}: {why.reason}": None for one, why in whys}
 
 
 def _show_pattern(console: Console, told: PatternExplanation) -> None:

@@ -50,6 +50,15 @@ def plan_table(plan: Plan) -> Table:
     return table(f"Plan for {plan.model}", ("what", "choice", "why"), rows)
 
 
+def print_outlook(console: Console, plan: Plan) -> None:
+    """What is known of the model on the device, if anything is."""
+    from autodeploy.cli.outlook import outlook_parts
+
+    for part in outlook_parts(plan.outlook) if plan.outlook is not None else ():
+        console.print(part)
+        console.print()
+
+
 def recipe_table(plan: Plan) -> Table:
     """Every value of the resolved recipe, and where it was set."""
     rows = [(one.key, _switch(one.value), one.origin.layer, Path(one.origin.where).name) for one in plan.choices]

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from autodeploy.cost import Step, StepShape, Work
+from autodeploy.cost import Fit, Step, StepShape, Work
 from autodeploy.hardware import FEATURES, Gpu
 from autodeploy.planning.estimate import Estimate
 from autodeploy.runtime.settings import RuntimeSettings
 
+CROWD = 4096  # tokens of a step that meets every expert
 LAUNCH_SECONDS = 6e-6  # a kernel's launch from Python, on a host of ordinary speed
 
 
@@ -48,10 +49,27 @@ FORMATS = (
 )
 
 
-def reject(estimate: Estimate, settings: RuntimeSettings, context: int, quantize: str) -> tuple[Alternative, ...]:
+def too_large(estimate: Estimate, fit: Fit) -> tuple[Alternative, ...]:
+    """What a model that does not fit would need: other formats of its weights, or more devices."""
+    need = f"its weights take {fit.weights / 1e9:.1f} GB, and {fit.capacity / 1e9:.0f} GB are there"
+    count = fit.num_devices
+    more = f"the weights alone need {count} such devices" if count > 1 else "the weights fit, and nothing beside them"
+    return (Alternative(f"one {estimate.gpu.name}", False, f"{need}; {more}"), *_smaller(estimate, fit))
+
+
+def _smaller(estimate: Estimate, fit: Fit) -> Iterator[Alternative]:
+    for one in FORMATS:
+        reason = why_not(estimate.gpu, one)
+        weights = fit.weights - saved_bytes(estimate, one)
+        fits = replace(fit, weights=weights).fits
+        verdict = f"the weights would take {weights / 1e9:.1f} GB{'' if fits else ', which is still too much'}"
+        yield Alternative(f"--quantize {one.name}", reason is None and fits, reason or verdict)
+
+
+def reject(estimate: Estimate, settings: RuntimeSettings, context: int) -> tuple[Alternative, ...]:
     """Everything that was not chosen for a model that fits."""
     return (
-        *_formats(estimate, settings, context, quantize),
+        *_formats(estimate, settings, context),
         *_dtypes(estimate, context),
         *_sizes(estimate, settings, context),
         *_launches(estimate, settings, context),
@@ -70,16 +88,14 @@ def why_not(gpu: Gpu, format_: Format) -> str | None:
     )
 
 
-def _formats(estimate: Estimate, settings: RuntimeSettings, context: int, quantize: str) -> Iterator[Alternative]:
+def _formats(estimate: Estimate, settings: RuntimeSettings, context: int) -> Iterator[Alternative]:
     sizes = sorted({1, min(settings.max_batch_size, 64)})
+    if estimate.gpu.is_cpu or any(one.is_narrow for one in estimate.model.works(StepShape(1, 1, context))):
+        return
     for one in FORMATS:
-        if one.name == quantize:
-            continue
         reason = why_not(estimate.gpu, one)
-        if reason is not None:
-            yield Alternative(f"--quantize {one.name}", False, reason)
-        elif quantize == "none" and not estimate.gpu.is_cpu:
-            yield Alternative(f"--quantize {one.name}", True, _gain(estimate, one, sizes, context))
+        gain = _gain(estimate, one, sizes, context) if reason is None else ""
+        yield Alternative(f"--quantize {one.name}", reason is None, reason or gain)
 
 
 def _gain(estimate: Estimate, format_: Format, sizes: Iterable[int], context: int) -> str:
@@ -88,9 +104,8 @@ def _gain(estimate: Estimate, format_: Format, sizes: Iterable[int], context: in
         shape = StepShape(size, 1, context)
         before, after = estimate.step(shape), in_format(estimate, shape, format_)
         steps.append(f"{_times(before.seconds / after.seconds)} at batch {size}")
-    saved = sum(_saved(one, format_) for one in estimate.model.works(StepShape(1, 4096, 4096)))
     return (
-        f"decode would be {' and '.join(steps)}, and {saved / 1e9:.1f} GB of weights less;"
+        f"decode would be {' and '.join(steps)}, and {saved_bytes(estimate, format_) / 1e9:.1f} GB of weights less;"
         " it changes the numbers, so it is done only when asked for"
     )
 
@@ -99,6 +114,11 @@ def in_format(estimate: Estimate, shape: StepShape, format_: Format) -> Step:
     """The step if every projection but the head had its weights in a format."""
     works = [_requantized(one, format_) for one in estimate.model.works(shape)]
     return estimate.pace.step(works, shape.num_requests)
+
+
+def saved_bytes(estimate: Estimate, format_: Format) -> float:
+    """What the weights of a model would lose in a format."""
+    return sum(_saved(one, format_) for one in estimate.model.works(StepShape(1, CROWD, CROWD)))
 
 
 def _requantized(work: Work, format_: Format) -> Work:

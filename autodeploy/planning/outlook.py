@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from autodeploy.cost import Fit
+import torch
+from transformers import PretrainedConfig
+
+from autodeploy.cost import Fit, count_model
 from autodeploy.hardware import Gpu
-from autodeploy.planning.alternatives import Alternative, reject
-from autodeploy.planning.card import ModelCard, draw_card
+from autodeploy.planning.alternatives import Alternative, reject, too_large
+from autodeploy.planning.card import ModelCard, draw_card, plain_card
 from autodeploy.planning.estimate import Estimate
 from autodeploy.planning.speed import Speed, batch_table, decode_speeds, prompt_speeds
 from autodeploy.runtime.settings import RuntimeSettings
@@ -37,24 +40,27 @@ class Outlook:
         }
 
 
-def look_ahead(estimate: Estimate, settings: RuntimeSettings, context: int, quantize: str = "none") -> Outlook:
+def look_ahead(estimate: Estimate, settings: RuntimeSettings, context: int) -> Outlook:
     """What settings come to for a model on a device."""
     fit = estimate.fit(settings.max_batch_size, settings.max_num_tokens)
     context = min(context, estimate.model.spec.max_model_len)
     card, basis = draw_card(estimate), _basis(estimate.gpu)
     if not fit.fits:
-        return Outlook(card, fit, (), (), _too_large(estimate, fit), basis)
+        return Outlook(card, fit, (), (), too_large(estimate, fit), basis)
     speeds = (
         *decode_speeds(estimate, settings.max_batch_size, context, fit),
         *prompt_speeds(estimate, settings.max_num_tokens, fit),
     )
     batches = batch_table(estimate, settings.max_batch_size, fit)
-    return Outlook(card, fit, tuple(batches), speeds, reject(estimate, settings, context, quantize), basis)
+    return Outlook(card, fit, tuple(batches), speeds, reject(estimate, settings, context), basis)
 
 
-def _too_large(estimate: Estimate, fit: Fit) -> tuple[Alternative, ...]:
-    need = f"weights of {fit.weights / 1e9:.1f} GB, and steps beside them, do not fit in {fit.capacity / 1e9:.0f} GB"
-    return (Alternative(f"one {estimate.gpu.name}", False, need),)
+def look_at_weights(config: PretrainedConfig, gpu: Gpu, dtype: torch.dtype, reason: str) -> Outlook:
+    """What is known of a model that cannot be traced: its size. `reason` is why; a build will say the same."""
+    counted = count_model(config)
+    fit = Fit(gpu.memory_gb * 1e9, float(counted.num_parameters * dtype.itemsize), 0.0, 0.0, 0.0)
+    card = plain_card(config.model_type, counted)
+    return Outlook(card, fit, (), (), (Alternative("a build", False, reason),), "the weights alone")
 
 
 def _basis(gpu: Gpu) -> str:

@@ -8,10 +8,9 @@ from typing import Any
 
 from autodeploy.aims import Aims
 from autodeploy.cost import Fit, StepShape
-from autodeploy.layers import Choice, Origin
+from autodeploy.layers import COST_MODEL, Choice, Origin
 from autodeploy.planning.estimate import Estimate
 
-LAYER = "cost model"
 MOST_REQUESTS, LEAST_TOKENS, MOST_TOKENS = 1024, 64, 16384
 OWN_KERNELS = (1, 2, 4, 8)
 """Batch sizes that have kernels tuned for them: padding a smaller one to them is never free."""
@@ -37,7 +36,7 @@ def plan_settings(estimate: Estimate, aims: Aims, workload: str) -> tuple[Choice
     sizes = choose_sizes(estimate, aims, batch.value)
     chosen = {"max_batch_size": batch, "max_num_tokens": tokens, "graph_batch_sizes": sizes}
     return tuple(
-        Choice(f"runtime.{key}", one.value, Origin(LAYER, f"workload {workload}", one.reason))
+        Choice(f"runtime.{key}", one.value, Origin(COST_MODEL, f"workload {workload}", one.reason))
         for key, one in chosen.items()
     )
 
