@@ -9,27 +9,17 @@ import torch
 from cuda_timing import Call, Case, Variant, buffers
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import linear as torch_linear
 from torch.nn.functional import scaled_dot_product_attention
 
 from autodeploy.kernels.triton import decode as decode_module
-from autodeploy.kernels.triton import linear as linear_module
 from autodeploy.kernels.triton import prefill as prefill_module
 from autodeploy.kernels.triton.attention import decode_config, prefill_config
 from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import DecodeConfig
-from autodeploy.kernels.triton.linear import SkinnyConfig
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.prefill import PrefillConfig
 
 BF16 = torch.bfloat16
-LINEARS = {
-    "qkv": (6144, 4096),
-    "out": (4096, 4096),
-    "gate-up": (28672, 4096),
-    "down": (4096, 14336),
-    "head": (128256, 4096),
-}
 HEADS, KV_HEADS, WIDTH = 32, 8, 128
 
 
@@ -37,48 +27,8 @@ def draw(*size: int, deviation: float = 1.0) -> Tensor:
     return torch.randn(size, device="cuda", dtype=BF16) * deviation
 
 
-def linear_cases(rows: tuple[int, ...], sweep: bool) -> Iterator[Case]:
-    for name, (n, k) in LINEARS.items():
-        weights = [draw(n, k, deviation=0.02) for _ in range(buffers(n * k * 2))]
-        for m in rows:
-            x = draw(m, k)
-            configs = linear_sweep(m, k) if sweep else linear_module.candidates(m, n, k, BF16)
-            variants = [Variant("torch", [partial(torch_linear, x, weight) for weight in weights])]
-            variants += [
-                Variant(_brief(config), [partial(linear_module.run, x, weight, None, config) for weight in weights])
-                for config in configs
-            ]
-            yield Case("linear", f"{name} {m}x{n}x{k}", variants, n * k * 2, 0, partial(_wide_linear, x, weights[0]))
-
-
-def _wide_linear(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.cat([x.float() @ part.float().T for part in torch.split(weight, 16384)], dim=1)
-
-
 def _brief(config: object) -> str:
     return str(config).replace("num_", "").replace("block_", "").replace("_k=", "=")
-
-
-def linear_sweep(m: int, k: int) -> list[SkinnyConfig]:
-    if m == 1:
-        return [
-            SkinnyConfig(n, columns, num_warps=warps, num_stages=stages)
-            for n in (1, 2, 4, 8, 16)
-            for columns in (256, 512, 1024, 2048, 4096)
-            for warps in (1, 2, 4, 8)
-            for stages in (1, 3)
-            if 16 <= n * columns // (32 * warps) <= 64 and (stages == 1 or (warps == 4 and columns <= 512))
-        ]
-    return [
-        SkinnyConfig(n, columns, split, warps, stages)
-        for n, columns, warps, stages in (
-            (16, 128, 4, 6), (16, 256, 4, 4), (16, 256, 4, 6), (16, 512, 4, 3), (16, 256, 2, 4),
-            (32, 128, 4, 6), (32, 256, 4, 4), (32, 128, 2, 6), (64, 64, 4, 6), (64, 128, 4, 4),
-            (64, 128, 4, 6), (64, 256, 4, 3), (128, 64, 4, 6), (128, 128, 4, 4), (128, 128, 8, 4),
-        )
-        for split in (1, 2, 4)
-        if split == 1 or n >= 32
-    ]  # fmt: skip
 
 
 class Cache:
@@ -109,8 +59,7 @@ class Cache:
         return Paged(self.key_pages, self.value_pages, self.query_start, self.context_len, self.table)
 
     def write(self) -> None:
-        pages = (self.key_pages, self.value_pages)
-        write_cache(self.k, self.v, *pages, self.slots, self.query_start, self.out, self.counters)
+        write_cache(self.k, self.v, self.paged, self.slots, self.out, self.counters)
 
     def decode(self, config: DecodeConfig) -> Tensor:
         self.write()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autodeploy import ops
 from autodeploy.kernels.triton.paged import Paged, Scoring
-from tests.kernels.device import DEVICE, DTYPES, device_test, kernel
+from tests.kernels.device import DEVICE, DTYPES, INTERPRETED, device_test, kernel
 from tests.kernels.steps import TOLERANCE, Shape, error, make_step
 
 pytest.importorskip("triton")
@@ -79,8 +79,8 @@ def test_decode_shares(config: DecodeConfig, page_size: int, window: int | None,
     def run(*tensors: Tensor, scale: float, window: int | None = None, sinks: Tensor | None = None) -> Tensor:
         q, k, v, keys, values, query_start, context_len, table, slots = tensors
         out, counters = torch.full_like(q, float("nan")), torch.full((3, 2), 9, dtype=torch.int32, device=q.device)
-        write_cache(k, v, keys, values, slots, query_start, out, counters)
         paged, scoring = Paged(keys, values, query_start, context_len, table), Scoring(scale, window, None, sinks)
+        write_cache(k, v, paged, slots, out, counters)
         decode(q, paged, scoring, out, counters, config, by_request=by_request)
         return out
 
@@ -107,3 +107,36 @@ def test_rope_paged_attention(
         results.append([x.cpu().float().nan_to_num() for x in (run(*tensors, **options), *tensors[5:7])])
     for out, expected in zip(*results, strict=True):
         assert error(out, expected) <= TOLERANCE[dtype]
+
+
+@device_test
+@pytest.mark.parametrize("cached", [torch.float8_e4m3fn, torch.int8])
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("requests", [DECODE, MIXED])
+@pytest.mark.parametrize("dtype", [torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16])
+def test_a_cache_of_8_bits(
+    requests: list[tuple[int, int]], rotated: bool, scaled: bool, cached: torch.dtype, dtype: torch.dtype
+) -> None:
+    """What the cache then holds is the reference's bit for bit: rounded to the nearest, and saturated."""
+    step = make_step(Shape(heads=6, kv_heads=2), requests, dtype, padding=2)
+    q, k, v, key_pages, value_pages, *tables = step.tensors
+    k[1:3, :, :3] *= 1000.0
+    if INTERPRETED and cached == torch.float8_e4m3fn:  # the interpreter drops the carry of a rounded mantissa
+        k, v = (x.clamp(-448.0, 448.0).to(cached).to(dtype) for x in (k, v))
+    pages = [(page.nan_to_num(20.0) * 5).to(cached) for page in (key_pages, value_pages)]
+    scales = [torch.tensor([0.25, 0.125]), torch.tensor([0.0625, 0.25])] if scaled else []
+    quarter_turns = torch.randint(0, 4, (len(q), 32)) * (torch.pi / 2)
+    angles = [turned.round().to(dtype) for turned in (quarter_turns.cos(), quarter_turns.sin())] if rotated else []
+    op = ops.rope_paged_attention if rotated else ops.paged_attention
+    results = []
+    for run, device, wide in ((kernel(op).run, DEVICE, dtype), (op.reference, "cpu", torch.float32)):
+        given = [x.to(device, wide) for x in (q, k, v, *angles)]
+        held = [page.clone().to(device) for page in pages]
+        rest = [x.to(device) for x in tables]
+        options = dict(zip(("key_scale", "value_scale"), [x.to(device) for x in scales], strict=False))
+        out = run(*given, *held, *rest, **step.options, **options)
+        results.append([x.cpu().float() for x in (out, *held)])
+    (out, *held), (expected, *expected_held) = results
+    assert error(out, expected) <= max(2 * TOLERANCE[dtype], 5e-5)
+    assert all(torch.equal(one, other) for one, other in zip(held, expected_held, strict=True))

@@ -5,12 +5,17 @@ Nothing here waits for the device, and grids follow from shapes alone, so that a
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
 import torch
+import triton
 from torch import Tensor
 
 from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import DecodeConfig, decode
-from autodeploy.kernels.triton.launch import multiprocessors, shared_memory
+from autodeploy.kernels.triton.launch import multiprocessors, overlaps, shared_memory
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.prefill import PrefillConfig, prefill
 from autodeploy.kernels.triton.rope_cache import rope_and_write_cache
@@ -40,6 +45,17 @@ def prefill_config(width: int, element_size: int, query_rows: int, device: torch
     return PrefillConfig(block_rows=64, num_warps=4, num_stages=2)
 
 
+@cache
+def hopper_kernels(device: torch.device) -> ModuleType | None:
+    """The module of the kernel that is written for Hopper; None where it cannot run.
+
+    It is written in Gluon, whose interface is not settled: it is imported with the Triton it was written for only.
+    """
+    if not overlaps(device) or torch.cuda.get_device_capability(device)[0] != 9:
+        return None
+    return import_module("autodeploy.kernels.triton.hopper_prefill") if triton.__version__.startswith("3.6.") else None
+
+
 def paged_attention(
     q: Tensor,
     k: Tensor,
@@ -60,11 +76,12 @@ def paged_attention(
 ) -> Tensor:
     """`ops.paged_attention` for heads of up to 256 and a positive scale."""
     q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)
-    paged = Paged(key_pages, value_pages, query_start, context_len, page_table)
+    scales = (dense(key_scale), dense(value_scale))
+    paged = Paged(key_pages, value_pages, query_start, context_len, page_table, *scales)
     scoring = Scoring(scale, window, softcap, dense(sinks), dense(alibi_slopes))
     out, counters = _results(q, k, v)
     if q.shape[0]:
-        write_cache(k, v, key_pages, value_pages, slots, query_start, out, counters)
+        write_cache(k, v, paged, slots, out, counters)
         _attend(q, paged, scoring, out, counters)
     return out
 
@@ -92,7 +109,8 @@ def rope_paged_attention(
 ) -> Tensor:
     """`ops.rope_paged_attention` for heads of up to 256 and a positive scale."""
     q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)
-    paged = Paged(key_pages, value_pages, query_start, context_len, page_table)
+    scales = (dense(key_scale), dense(value_scale))
+    paged = Paged(key_pages, value_pages, query_start, context_len, page_table, *scales)
     scoring = Scoring(scale, window, softcap, dense(sinks), dense(alibi_slopes))
     out, counters = _results(q, k, v)
     if q.shape[0]:
@@ -115,5 +133,10 @@ def _attend(q: Tensor, paged: Paged, scoring: Scoring, out: Tensor, counters: Te
     mixed = rows > paged.context_len.shape[0]
     config = decode_config(width, q.element_size(), counters.numel())
     decode(q, paged, scoring, out, counters, config, by_request=mixed)
-    if mixed:
+    if not mixed:
+        return
+    hopper = hopper_kernels(q.device)
+    if hopper is not None and hopper.suits(q, paged, scoring):
+        hopper.hopper_prefill(q, paged, scoring, out)
+    else:
         prefill(q, paged, scoring, out, prefill_config(width, q.element_size(), rows * heads, q.device))

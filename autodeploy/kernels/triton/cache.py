@@ -7,6 +7,8 @@ import triton.language as tl
 from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, overlap
+from autodeploy.kernels.triton.narrow import narrow
+from autodeploy.kernels.triton.paged import Paged
 
 
 @triton.jit(do_not_specialize=["requests"])  # it differs from step to step
@@ -15,6 +17,8 @@ def _write_cache_kernel(
     v,
     key_pages,
     value_pages,
+    key_scale,
+    value_scale,
     slots,
     query_start,
     out,
@@ -40,12 +44,20 @@ def _write_cache_kernel(
         at = start + tl.arange(0, BLOCK)
         inside = at < kv_heads * key_width
         to = ((page * kv_heads + at // key_width) * page_size + offset) * key_width + at % key_width
-        tl.store(key_pages + to, tl.load(k + row * k_stride + at, mask=inside), mask=inside)
+        scale = None
+        if key_scale is not None:
+            scale = tl.load(key_scale + at // key_width, mask=inside, other=1.0)
+        rows = narrow(tl.load(k + row * k_stride + at, mask=inside), scale, key_pages.dtype.element_ty)
+        tl.store(key_pages + to, rows, mask=inside)
     for start in tl.static_range(0, kv_heads * value_width, BLOCK):
         at = start + tl.arange(0, BLOCK)
         inside = at < kv_heads * value_width
         to = ((page * kv_heads + at // value_width) * page_size + offset) * value_width + at % value_width
-        tl.store(value_pages + to, tl.load(v + row * v_stride + at, mask=inside), mask=inside)
+        scale = None
+        if value_scale is not None:
+            scale = tl.load(value_scale + at // value_width, mask=inside, other=1.0)
+        rows = narrow(tl.load(v + row * v_stride + at, mask=inside), scale, value_pages.dtype.element_ty)
+        tl.store(value_pages + to, rows, mask=inside)
     head = tl.arange(0, HEADS)
     tl.store(counters + row * kv_heads + head, tl.zeros((HEADS,), tl.int32), mask=head < kv_heads)
     if row >= tl.load(query_start + requests):
@@ -58,10 +70,8 @@ def _write_cache_kernel(
 def write_cache(
     k: Tensor,
     v: Tensor,
-    key_pages: Tensor,
-    value_pages: Tensor,
+    paged: Paged,
     slots: Tensor,
-    query_start: Tensor,
     out: Tensor,
     counters: Tensor,
 ) -> None:
@@ -70,17 +80,19 @@ def write_cache(
     _write_cache_kernel[(k.shape[0],)](
         k,
         v,
-        key_pages,
-        value_pages,
+        paged.key_pages,
+        paged.value_pages,
+        paged.key_scale,
+        paged.value_scale,
         slots,
-        query_start,
+        paged.query_start,
         out,
         counters,
         k.stride(0),
         v.stride(0),
         out.stride(0),
-        query_start.shape[0] - 1,
-        key_pages.shape[2],
+        paged.context_len.shape[0],
+        paged.key_pages.shape[2],
         kv_heads,
         key_width,
         value_width,

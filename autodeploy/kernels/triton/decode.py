@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, multiprocessors, overlap
+from autodeploy.kernels.triton.narrow import head_scale
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.scores import bend, key_rows
 
@@ -62,6 +63,8 @@ def _decode_kernel(
     q,
     key_pages,
     value_pages,
+    key_scale,
+    value_scale,
     query_start,
     context_len,
     page_table,
@@ -152,6 +155,9 @@ def _decode_kernel(
         total = tl.where(share == 0, 1.0, total)
     values = tl.zeros((VALUE_WIDTH, BLOCK_ROWS), tl.float32)
 
+    key_unit, value_unit = head_scale(key_scale, kv_head), head_scale(value_scale, kv_head)
+    if key_unit is not None:
+        scale *= key_unit
     table = page_table + tl.cast(request, tl.int64) * table_stride
     for tile in tl.range(first, tl.minimum(first + length, stop), BLOCK_KEYS, num_stages=STAGES):
         key = tile + tl.arange(0, BLOCK_KEYS)
@@ -161,7 +167,7 @@ def _decode_kernel(
             key_pages + at[:, None] * key_width + key_column[None, :],
             mask=known[:, None] & (key_column[None, :] < key_width),
             other=0.0,
-        )
+        ).to(queries.dtype)
         scores = tl.dot(keys, queries, input_precision="ieee")
         scores, factor = bend(scores, scale, softcap, slopes, (position - key)[:, None], has_softcap)
         visible = known
@@ -176,11 +182,13 @@ def _decode_kernel(
             value_pages + at[:, None] * value_width + value_column[None, :],
             mask=known[:, None] & (value_column[None, :] < value_width),
             other=0.0,
-        )
+        ).to(queries.dtype)
         values = values * keep[None, :]
-        values = tl.dot(tl.trans(tile_values), weights.to(tile_values.dtype), values, input_precision="ieee")
+        values = tl.dot(tl.trans(tile_values), weights.to(queries.dtype), values, input_precision="ieee")
         largest = top
 
+    if value_unit is not None:
+        values *= value_unit
     to = out + (row64 * heads + head[None, :]) * value_width + value_column[:, None]
     wanted = real[None, :] & (value_column[:, None] < value_width)
     used = tl.cdiv(span, length)
@@ -246,6 +254,8 @@ def decode(
         q,
         paged.key_pages,
         paged.value_pages,
+        paged.key_scale,
+        paged.value_scale,
         paged.query_start,
         paged.context_len,
         paged.page_table,

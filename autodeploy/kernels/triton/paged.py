@@ -16,6 +16,8 @@ class Paged:
     query_start: Tensor
     context_len: Tensor
     page_table: Tensor
+    key_scale: Tensor | None = None
+    value_scale: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, overlap
+from autodeploy.kernels.triton.narrow import head_scale
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.scores import bend, key_rows
 
@@ -70,6 +71,7 @@ def _attend_tiles(
             keys = tl.load(from_keys, mask=known[:, None] & (key_column[None, :] < key_width), other=0.0)
         else:
             keys = tl.load(from_keys)
+        keys = keys.to(queries.dtype)
         scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
         distance = position[:, None] - key[None, :]
         scores, factor = bend(scores, scale, softcap, slopes, distance, has_softcap)
@@ -90,7 +92,7 @@ def _attend_tiles(
             tile_values = tl.load(from_values, mask=known[:, None] & (value_column[None, :] < value_width), other=0.0)
         else:
             tile_values = tl.load(from_values)
-        values = tl.dot(weights.to(tile_values.dtype), tile_values, values, input_precision="ieee")
+        values = tl.dot(weights.to(queries.dtype), tile_values.to(queries.dtype), values, input_precision="ieee")
         largest = top
     return values, largest, total
 
@@ -100,6 +102,8 @@ def _prefill_kernel(
     q,
     key_pages,
     value_pages,
+    key_scale,
+    value_scale,
     query_start,
     context_len,
     page_table,
@@ -173,6 +177,9 @@ def _prefill_kernel(
         total = tl.zeros((BLOCK_ROWS,), tl.float32)
     values = tl.zeros((BLOCK_ROWS, VALUE_WIDTH), tl.float32)
 
+    key_unit, value_unit = head_scale(key_scale, kv_head), head_scale(value_scale, kv_head)
+    if key_unit is not None:
+        scale *= key_unit
     table = page_table + tl.cast(request, tl.int64) * table_stride
     stop = past + tl.minimum(end, first + BLOCK_QUERIES)
     edge = stop * 0  # from here on, some row does not see some key
@@ -190,6 +197,8 @@ def _prefill_kernel(
         scale, softcap, slopes, window, kv_heads, key_width, value_width, has_softcap, has_window, True,
         PAGE, BLOCK_KEYS, KEY_WIDTH, VALUE_WIDTH, STAGES,
     )  # fmt: skip
+    if value_unit is not None:
+        values *= value_unit
     values = values / tl.where(total > 0.0, total, 1.0)[:, None]
     tl.store(
         out + (row64[:, None] * heads + head[:, None]) * value_width + value_column[None, :],
@@ -215,6 +224,8 @@ def prefill(
         q,
         paged.key_pages,
         paged.value_pages,
+        paged.key_scale,
+        paged.value_scale,
         paged.query_start,
         paged.context_len,
         paged.page_table,

@@ -111,13 +111,24 @@ def _one_cache_dtype(
     key_scale: Tensor | None = None,
     value_scale: Tensor | None = None,
 ) -> str | None:
-    if key_scale is not None or value_scale is not None:
-        return "the cache is scaled"
     if scale <= 0:
         return "the scale is not positive"
     if max(q.shape[-1], v.shape[-1]) > 256:
         return "heads wider than 256 do not fit a program's registers"
-    return _one_dtype(q, k, v, key_pages, value_pages, sinks)
+    return _known_cache(q.dtype, key_pages, value_pages) or _one_dtype(q, k, v, sinks)
+
+
+def _known_cache(dtype: torch.dtype, *pages: Tensor) -> str | None:
+    """Why pages cannot be read beside queries of dtype."""
+    if any(page.dtype not in (dtype, torch.int8, torch.float8_e4m3fn) for page in pages):
+        return "the cache is neither of q's dtype nor of 8 bits"
+    if any(page.dtype == torch.float8_e4m3fn for page in pages) and not _converts_fp8():
+        return "this GPU cannot convert fp8: compute capability 8.9 can"
+    return None
+
+
+def _converts_fp8() -> bool:
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 9)
 
 
 def _one_rotated_cache_dtype(

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, overlap
+from autodeploy.kernels.triton.narrow import narrow
 
 
 @triton.jit
@@ -17,13 +18,17 @@ def rotate(
     known,
     cos,
     sin,
+    scale,
     width: tl.constexpr,
     rotary: tl.constexpr,
     interleaved: tl.constexpr,
     HALF: tl.constexpr,  # noqa: N803
     REST: tl.constexpr,  # noqa: N803
 ) -> None:
-    """Rotate heads of one token from the pointers `source [heads, 1]` to `target`; cos and sin point to its angles."""
+    """Rotate heads of one token from the pointers `source [heads, 1]` to `target`; cos and sin point to its angles.
+
+    The target holds them in units of a scale, or as they are when it is None.
+    """
     pair = tl.arange(0, HALF)[None, :]
     half: tl.constexpr = rotary // 2
     if interleaved:
@@ -39,13 +44,14 @@ def rotate(
     bs = (b * tl.load(sin + first, mask=paired, other=0.0)).to(compute)
     bc = (b * tl.load(cos + second, mask=paired, other=0.0)).to(compute)
     as_ = (a * tl.load(sin + second, mask=paired, other=0.0)).to(compute)
-    dtype = target.dtype.element_ty
-    tl.store(target + first, (ac - bs).to(dtype), mask=inside)
-    tl.store(target + second, (bc + as_).to(dtype), mask=inside)
+    given: tl.constexpr = source.dtype.element_ty
+    kept: tl.constexpr = target.dtype.element_ty
+    tl.store(target + first, narrow((ac - bs).to(given), scale, kept), mask=inside)
+    tl.store(target + second, narrow((bc + as_).to(given), scale, kept), mask=inside)
     if rotary < width:
         rest = rotary + tl.arange(0, REST)[None, :]
         passed = known & (rest < width)
-        tl.store(target + rest, tl.load(source + rest, mask=passed), mask=passed)
+        tl.store(target + rest, narrow(tl.load(source + rest, mask=passed), scale, kept), mask=passed)
 
 
 def rotation_blocks(width: int, rotary: int) -> dict[str, int]:
@@ -77,7 +83,7 @@ def _rope_kernel(
     source = x + token * token_stride + head * head_stride
     target = out + (token * heads + head) * width
     angles = token * rotary
-    rotate(source, target, head < heads, cos + angles, sin + angles, width, rotary, interleaved, HALF, REST)
+    rotate(source, target, head < heads, cos + angles, sin + angles, None, width, rotary, interleaved, HALF, REST)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:

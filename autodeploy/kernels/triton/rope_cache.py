@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, overlap
+from autodeploy.kernels.triton.narrow import head_scale, narrow
 from autodeploy.kernels.triton.paged import Paged
 from autodeploy.kernels.triton.rope import rotate, rotation_blocks
 
@@ -22,6 +23,8 @@ def _rope_cache_kernel(
     rotated,
     key_pages,
     value_pages,
+    key_scale,
+    value_scale,
     slots,
     query_start,
     out,
@@ -57,14 +60,16 @@ def _rope_cache_kernel(
     head = kv_head * group + lane
     source = q + row * q_stride + head * key_width
     target = rotated + (row * kv_heads * group + head) * key_width
-    rotate(source, target, lane < group, cos, sin, key_width, rotary, interleaved, HALF, REST)
+    rotate(source, target, lane < group, cos, sin, None, key_width, rotary, interleaved, HALF, REST)
     one = tl.arange(0, 1)[:, None]
     source = k + row * k_stride + kv_head * key_width + one
     target = key_pages + line * key_width + one
-    rotate(source, target, one == 0, cos, sin, key_width, rotary, interleaved, HALF, REST)
+    scale = head_scale(key_scale, kv_head)
+    rotate(source, target, one == 0, cos, sin, scale, key_width, rotary, interleaved, HALF, REST)
     column = tl.arange(0, VALUE_WIDTH)
     inside = column < value_width
     values = tl.load(v + row * v_stride + kv_head * value_width + column, mask=inside)
+    values = narrow(values, head_scale(value_scale, kv_head), value_pages.dtype.element_ty)
     tl.store(value_pages + line * value_width + column, values, mask=inside)
     tl.store(counters + row * kv_heads + kv_head, 0)
     zeros = tl.zeros((GROUP, VALUE_WIDTH), out.dtype.element_ty)
@@ -98,6 +103,8 @@ def rope_and_write_cache(
         rotated,
         paged.key_pages,
         paged.value_pages,
+        paged.key_scale,
+        paged.value_scale,
         slots,
         paged.query_start,
         out,
