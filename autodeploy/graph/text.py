@@ -53,9 +53,13 @@ class Notation:
         if node.op == "output":
             return f"return {self.argument(node.args[0], names)}"
         if node.op == "placeholder":
-            return f"{names[node]}: {self._type(node.meta['val'])}"
+            return f"{names[node]}: {self.result(node)}"
         given = ", ".join(self._arguments(node, names))
-        return f"{names[node]} = {call_name(node.target)}({given}): {self._type(node.meta.get('val'))}"
+        return f"{names[node]} = {call_name(node.target)}({given}): {self.result(node)}"
+
+    def result(self, node: Node) -> str:
+        """Dtype and shape of what a node gives: `f32[1, T, 64]`."""
+        return self._type(node.meta.get("val"))
 
     def argument(self, value: Any, names: Names) -> str:
         """A value by its name, a weight with its shape, or a constant."""

@@ -12,7 +12,7 @@ import autodeploy
 
 ROOT = Path(__file__).parents[2]
 MAPPED = ("passes", "patterns", "recipes")
-DATA = (".yaml", ".cpp", ".h", ".typed", ".tmpl")
+DATA = (".yaml", ".cpp", ".h", ".typed", ".tmpl", ".css", ".js", ".html")
 
 
 def shipped() -> set[str]:
