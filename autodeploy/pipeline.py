@@ -91,8 +91,10 @@ class Pass(BaseModel):
     """A transformation of the graph. It is a frozen value: its fields are its options.
 
     `exact` says whether the numbers stay the same bit for bit; otherwise `tolerance` bounds the relative error
-    `‖out - before‖ / ‖before‖` of the logits in float32. `cleanup` passes may run at any stage. A pass that names
-    others in `before` or `after` joins every pipeline that has them, without being listed: see `autodeploy.insertion`.
+    `‖out - before‖ / ‖before‖` of the logits in float32. A `lossy` pass rounds on purpose, as `mark_precision` settled:
+    its tolerance is against the graph before it with the same numbers rounded. `cleanup` passes may run at any stage.
+    A pass that names others in `before` or `after` joins every pipeline that has them, without being listed: see
+    `autodeploy.insertion`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,6 +103,7 @@ class Pass(BaseModel):
     stage: ClassVar[Stage]
     exact: ClassVar[bool] = True
     tolerance: ClassVar[float] = 0.0
+    lossy: ClassVar[bool] = False
     cleanup: ClassVar[bool] = False
     before: ClassVar[tuple[str, ...]] = ()
     after: ClassVar[tuple[str, ...]] = ()

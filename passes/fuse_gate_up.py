@@ -26,7 +26,7 @@ class FuseGateUp(Pass):
         changed = 0
         for gated in calls_of(gm.graph, torch.ops.autodeploy.gated_activation.default):
             projections = [argument for argument in gated.args[:2] if isinstance(argument, Node)]
-            reason = can_join(projections)
+            reason = can_join(projections, ctx.weights)
             if reason is not None:
                 ctx.misses.append(Miss.at(self.name, gated, projections[0], reason))
             elif ctx.spend():

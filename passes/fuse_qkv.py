@@ -38,7 +38,7 @@ class FuseQkv(Pass):
         changed = 0
         for attention in calls_of(gm.graph, ops.attention.default):
             projections = [_projection(argument) for argument in attention.args[:3]]
-            reason = can_join(projections)
+            reason = can_join(projections, ctx.weights)
             if reason is not None:
                 ctx.misses.append(Miss.at(self.name, attention, projections[0], reason))
             elif ctx.spend():

@@ -9,19 +9,11 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.errors import UnsupportedError
 from autodeploy.graph.inputs import add_placeholder
-from autodeploy.graph.nodes import fake_mode_of, infer, insert_call, is_call
+from autodeploy.graph.nodes import fake_mode_of, infer, insert_call
+from autodeploy.passes.precision import find_head, quantizer_of
 from autodeploy.pipeline import Context, Pass, Stage
 
 aten = torch.ops.aten
-_POINTWISE = (
-    aten.mul.Tensor,
-    aten.div.Tensor,
-    aten.add.Tensor,
-    aten.sub.Tensor,
-    aten.tanh.default,
-    aten.to.dtype,
-    torch.ops.autodeploy.soft_cap.default,
-)
 
 
 class GatherLogitRows(Pass):
@@ -36,26 +28,25 @@ class GatherLogitRows(Pass):
         """Find the head from the output and put the selection in front of it."""
         if not ctx.spend():
             return 0
-        head = _head(gm)
+        reader = _reader(gm)
         rows = add_placeholder(gm, "logit_rows", (None,), torch.int64)
-        hidden = head.args[0]
-        with gm.graph.inserting_before(head):
+        hidden = reader.args[0]
+        with gm.graph.inserting_before(reader):
             gathered = insert_call(gm.graph, aten.index_select.default, (hidden, 1, rows))
-        head.replace_input_with(hidden, gathered)  # type: ignore[arg-type]
-        _infer_from(head)
+        reader.replace_input_with(hidden, gathered)  # type: ignore[arg-type]
+        _infer_from(reader)
         return 1
 
 
-def _head(gm: GraphModule) -> Node:
-    """The last projection before the output, where only scales, caps and casts follow it."""
-    node = gm.graph.output_node().args[0]
-    while is_call(node, *_POINTWISE) and all(part.op == "get_attr" for part in node.all_input_nodes[1:]):
-        node = node.args[0]
-    if not is_call(node, torch.ops.autodeploy.linear.default):
+def _reader(gm: GraphModule) -> Node:
+    """What reads the hidden states of the head: itself, or what quantizes them for it."""
+    head = find_head(gm.graph)
+    if head is None:
         raise UnsupportedError(
-            f"the logits come from {node}, not from a projection, so rows of them cannot be selected"
+            f"the logits come from {gm.graph.output_node().args[0]}, not from a projection,"
+            " so rows of them cannot be selected"
         )
-    return node
+    return quantizer_of(head) or head
 
 
 def _infer_from(first: Node) -> None:

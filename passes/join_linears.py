@@ -11,15 +11,16 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.graph.inputs import insert_weight
 from autodeploy.graph.nodes import insert_call, is_call, value
+from autodeploy.passes.precision import inherit_mark, scheme_of
 from autodeploy.pipeline import Context
 from autodeploy.rewrite.apply import erase_unused
-from autodeploy.weights import WeightPlan
+from autodeploy.weights import WeightPlan, stored, why_apart
 
 aten = torch.ops.aten
 linear_op = torch.ops.autodeploy.linear.default
 
 
-def can_join(projections: Sequence[Node]) -> str | None:
+def can_join(projections: Sequence[Node], plan: WeightPlan) -> str | None:
     """None when `projections` can become one matmul, or the reason why not."""
     if len(set(projections)) < 2:
         return "there is one projection only"
@@ -35,7 +36,16 @@ def can_join(projections: Sequence[Node]) -> str | None:
             return f"the weight of {node.name} is computed"
         if value(node).dtype != value(first).dtype:
             return f"{node.name} and {first.name} differ in precision"
-    return None
+        if scheme_of(node.args[1]) != scheme_of(first.args[1]):
+            return f"{node.name} and {first.name} are to be quantized differently"
+    return _why_stored_apart(projections, plan)
+
+
+def _why_stored_apart(projections: Sequence[Node], plan: WeightPlan) -> str | None:
+    """Why weights that the checkpoint stores quantized cannot be joined as they are, or None."""
+    weights = [stored(plan[str(node.args[1].target)]) for node in projections if isinstance(node.args[1], Node)]
+    held = [weight for weight in weights if weight is not None]
+    return why_apart(held) if held else None
 
 
 def join(gm: GraphModule, ctx: Context, projections: Sequence[Node], name: str) -> None:
@@ -43,13 +53,14 @@ def join(gm: GraphModule, ctx: Context, projections: Sequence[Node], name: str) 
 
     Raises ValueError when `can_join` gives a reason.
     """
-    reason = can_join(projections)
+    reason = can_join(projections, ctx.weights)
     if reason is not None:
         raise ValueError(reason)
     first = min(projections)
     widths = [int(value(node).shape[-1]) for node in projections]
     with gm.graph.inserting_before(first):
         weight = _stack(gm, ctx, [node.args[1] for node in projections], f"{name}.weight")
+        inherit_mark(weight, first.args[1])
         biased = first.args[2] is not None
         bias = _stack(gm, ctx, [node.args[2] for node in projections], f"{name}.bias") if biased else None
         joined = insert_call(gm.graph, linear_op, (first.args[0], weight, bias))

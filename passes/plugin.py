@@ -19,6 +19,7 @@ from autodeploy.passes.clean_graph import CleanGraph
 from autodeploy.passes.fold_batch_norm import FoldBatchNorm
 from autodeploy.passes.fold_constants import FoldConstants
 from autodeploy.passes.functionalize import Functionalize
+from autodeploy.passes.fuse_activation_quantizers import FuseActivationQuantizers
 from autodeploy.passes.fuse_convolution_activation import FuseConvolutionActivation
 from autodeploy.passes.fuse_gate_up import FuseGateUp
 from autodeploy.passes.fuse_gated_linear import FuseGatedLinear
@@ -27,9 +28,11 @@ from autodeploy.passes.fuse_qkv import FuseQkv
 from autodeploy.passes.fuse_residual_norm import FuseResidualNorm
 from autodeploy.passes.fuse_rope_cache import FuseRopeCache
 from autodeploy.passes.gather_logit_rows import GatherLogitRows
+from autodeploy.passes.mark_precision import MarkPrecision
 from autodeploy.passes.merge_common import MergeCommon
 from autodeploy.passes.name_masks import NameMasks
 from autodeploy.passes.page_attention import PageAttention
+from autodeploy.passes.quantize_linears import QuantizeLinears
 from autodeploy.passes.tune_kernels import TuneKernels
 from autodeploy.patterns import PATTERNS
 from autodeploy.plugin import BUILTIN, Plugin
@@ -54,12 +57,15 @@ PLUGIN = Plugin(
         CanonicalizeMlps,
         CanonicalizeExperts,
         CanonicalizeLogits,
+        MarkPrecision,
         FoldBatchNorm,
         FuseQkv,
         FuseGateUp,
         FuseResidualNorm,
         FuseLinearActivation,
         FuseConvolutionActivation,
+        QuantizeLinears,
+        FuseActivationQuantizers,
         GatherLogitRows,
         PageAttention,
         FuseRopeCache,

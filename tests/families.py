@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -65,11 +66,19 @@ class Built:
     history: Sequence[PassReport]
 
 
-def build(config: PretrainedConfig, source: MemorySource, *, prefer: str | None = None, device: str = "cpu") -> Built:
-    """Trace, optimize and load a model."""
+def build(
+    config: PretrainedConfig,
+    source: MemorySource,
+    *,
+    prefer: str | None = None,
+    device: str = "cpu",
+    values: Mapping[str, Any] = MappingProxyType({}),
+) -> Built:
+    """Trace, optimize and load a model; `values` are what `--set` takes."""
     traced = trace_model(config, torch.float32)
     context = context_of(traced, source, device)
-    passes = default_passes(config, **({} if prefer is None else {"passes.choose_kernels.prefer": prefer}))
+    preferred = {} if prefer is None else {"passes.choose_kernels.prefer": prefer}
+    passes = default_passes(config, **preferred, **values)
     history = run_passes(traced.graph_module, passes, context)
     caches = cache_specs(traced.graph_module.graph)
     spec = ProgramSpec(VOCAB_SIZE, traced.max_model_len or MAX_POSITIONS, caches)

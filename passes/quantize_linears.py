@@ -1,0 +1,95 @@
+"""Projections by quantized weights, as `mark_precision` has settled."""
+
+from __future__ import annotations
+
+import operator
+from typing import ClassVar
+
+import torch
+from torch.fx import GraphModule, Node
+
+from autodeploy.graph.inputs import insert_weight
+from autodeploy.graph.nodes import arguments, calls_of, insert_call, value
+from autodeploy.passes.precision import scheme_of
+from autodeploy.pipeline import Context, Pass, Stage
+from autodeploy.quantization import Scheme
+from autodeploy.rewrite.apply import erase_unused
+from autodeploy.weights import Dequantized, Expression, Quantized, stored
+
+ops = torch.ops.autodeploy
+PARTS = ("values", "scale", "zero", "global_scale")
+
+
+class QuantizeLinears(Pass):
+    """Replace each marked projection by one of a quantized weight and, where its scheme says so, quantized inputs.
+
+    Weights are rounded to the nearest as they are read; those that the checkpoint stores quantized are taken as they
+    are. An activation that a projection applied becomes a call of its own.
+    """
+
+    name: ClassVar[str] = "quantize_linears"
+    stage: ClassVar[Stage] = Stage.QUANTIZE
+    exact: ClassVar[bool] = False  # weights, and inputs if its scheme says so, are rounded
+    lossy: ClassVar[bool] = True
+    tolerance: ClassVar[float] = 1e-5
+
+    def run(self, gm: GraphModule, ctx: Context) -> int:
+        """Quantize every projection; those of one input share its quantized form."""
+        changed = 0
+        quantized: dict[tuple[object, ...], Node] = {}
+        for call in calls_of(gm.graph, ops.linear.default, ops.linear_activation.default):
+            scheme = scheme_of(call.args[1])
+            if not scheme.is_quantized or not ctx.spend():
+                continue
+            with gm.graph.inserting_before(call):
+                parts = _Weight(gm, ctx, call.args[1], scheme)  # type: ignore[arg-type]
+                result = parts.project(call, quantized)
+                if call.target is ops.linear_activation.default:
+                    result = insert_call(gm.graph, ops.activate.default, (result, arguments(call)["kind"]))
+            call.replace_all_uses_with(result)
+            erase_unused(call)
+            changed += 1
+        return changed
+
+
+class _Weight:
+    """The parts of one weight, as weights of the plan."""
+
+    def __init__(self, gm: GraphModule, ctx: Context, weight: Node, scheme: Scheme) -> None:
+        self._gm, self._ctx, self._scheme = gm, ctx, scheme
+        self._name = str(weight.target)
+        self._like = value(weight)
+        whole = ctx.weights[self._name]
+        self._stored = stored(whole)
+        parts = Quantized.parts(whole, scheme) if self._stored is None else _parts(self._stored)
+        self._parts = {part: self._insert(part, one) for part, one in parts.items()}
+
+    def _insert(self, part: str, expression: Expression) -> Node:
+        name = f"{self._name}_{part}"
+        self._ctx.weights[name] = expression
+        return insert_weight(self._gm, name, self._like.new_empty(expression.shape, dtype=expression.dtype))
+
+    def project(self, call: Node, quantized: dict[tuple[object, ...], Node]) -> Node:
+        """The projection of the call's input; `quantized` holds the inputs that others have quantized."""
+        graph, named = call.graph, arguments(call)
+        x, bias = named["x"], named["bias"]
+        if self._scheme.activations == "none":
+            weight = [self._parts.get(part) for part in PARTS]
+            return insert_call(graph, ops.packed_linear.default, (x, *weight, bias, self._scheme.weights))
+        static = self._static_scale()
+        given = (x, self._scheme.weights, self._scheme.activation_group, static)
+        if given not in quantized:
+            quantized[given] = insert_call(graph, ops.quantize.default, given)
+        values, found = (insert_call(graph, operator.getitem, (quantized[given], index)) for index in range(2))
+        weight = [self._parts["values"], self._parts["scale"]]
+        scale = found if static is None else static
+        return insert_call(graph, ops.scaled_linear.default, (values, scale, *weight, bias, value(call).dtype))
+
+    def _static_scale(self) -> Node | None:
+        if self._stored is None or self._stored.input_scale is None:
+            return None
+        return self._insert("input_scale", self._stored.input_scale)
+
+
+def _parts(found: Dequantized) -> dict[str, Expression]:
+    return {part: one for part, one in zip(PARTS, found.parts, strict=True) if one is not None}
