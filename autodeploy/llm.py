@@ -24,10 +24,12 @@ from autodeploy.hub.pull import pull
 from autodeploy.kernels import native
 from autodeploy.program import Program, ProgramSpec
 from autodeploy.progress import NullProgress, Progress, stage
-from autodeploy.runtime.core import Core, EngineCore
+from autodeploy.runtime.core import EngineCore
 from autodeploy.runtime.engine import Engine
+from autodeploy.runtime.link import Link
 from autodeploy.runtime.llm import LLM as RuntimeLLM  # noqa: N811 (a class with an acronym's name)
 from autodeploy.runtime.messages import Start
+from autodeploy.runtime.protocol import Core
 from autodeploy.runtime.remote import RemoteCore
 from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.tuning import matmuls_of, tune
@@ -70,7 +72,7 @@ class LLM(RuntimeLLM):
             engine = "inline" if found.manifest.devices[0] == "cpu" else "process"
         with stage(progress, "load"):
             if engine == "process":
-                core: Core = RemoteCore.start(Start(str(found.path.resolve()), gpu, capture, settings))
+                core: Core = RemoteCore(Link.start(Start(str(found.path.resolve()), gpu, capture, settings)))
             else:
                 core = load_core(found, gpu, capture, settings)
             for sentence in core.notes:

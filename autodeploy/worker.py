@@ -7,8 +7,8 @@ from pathlib import Path
 
 from autodeploy import artifact
 from autodeploy.llm import load_core
-from autodeploy.runtime.core import Core
 from autodeploy.runtime.messages import Start
+from autodeploy.runtime.protocol import Core
 from autodeploy.runtime.worker import Worker
 
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from autodeploy.runtime.detokenizer import Detokenizer, StopStrings
-from autodeploy.runtime.logprobs import TokenLogprobs
-from autodeploy.runtime.messages import NewTokens
+from autodeploy.runtime.messages import NewTokens, TokenLogprobs
 from autodeploy.runtime.outputs import CompletionOutput, FinishReason, Logprob, PromptLogprobs, RequestOutput
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.tokenizer import Tokenizer, decode

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import secrets
+from array import array
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from autodeploy.errors import RequestError
 from autodeploy.runtime.completion import Completion, Generation
-from autodeploy.runtime.core import Core, EngineCore
 from autodeploy.runtime.messages import NewRequest, StepOutput
-from autodeploy.runtime.model import Model
 from autodeploy.runtime.outputs import RequestOutput
 from autodeploy.runtime.prompts import Prompt, check_prompt_len, check_token_ids, read_prompt
+from autodeploy.runtime.protocol import Core
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.runtime.stats import EngineStats
 from autodeploy.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # text needs no torch, which takes seconds to import
+    from autodeploy.runtime.model import Model
 
 
 class Engine:
@@ -38,6 +42,8 @@ class Engine:
         eos_token_ids: Collection[int] = (),
     ) -> Engine:
         """An engine with its core in this process."""
+        from autodeploy.runtime.core import EngineCore
+
         return cls(EngineCore(model, settings, eos_token_ids), tokenizer)
 
     @property
@@ -69,7 +75,7 @@ class Engine:
         text, token_ids = read_prompt(prompt, self.tokenizer, self.core.vocab_size)
         check_prompt_len(len(token_ids), self.max_len)
         seed = secrets.randbits(64) if params.seed is None else params.seed
-        self.core.add(NewRequest(request_id, token_ids, params, seed))
+        self.core.add(NewRequest(request_id, array("i", token_ids), params, seed))
         completions = [Completion(index, token_ids, params, self.tokenizer, stream) for index in range(params.n)]
         self._generations[request_id] = Generation(request_id, text, token_ids, params, completions, stream)
 

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from autodeploy.runtime.messages import TokenLogprobs
+
 ROWS_AT_ONCE = 256  # bounds the float32 copies of a long prompt's logits
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """A token's natural log-probability and rank (1 is the likeliest), and the likeliest tokens, best first."""
-
-    token_id: int
-    logprob: float
-    rank: int
-    top_ids: list[int]
-    top_logprobs: list[float]
 
 
 def token_logprobs(logits: Tensor, token_ids: Sequence[int], num_top: Sequence[int]) -> list[TokenLogprobs]:

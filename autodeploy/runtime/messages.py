@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from array import array
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from autodeploy.runtime.logprobs import TokenLogprobs
 from autodeploy.runtime.outputs import FinishReason
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.stats import EngineStats
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """A token's natural log-probability and rank (1 is the likeliest), and the likeliest tokens, best first."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top_ids: list[int]
+    top_logprobs: list[float]
+
+
 class NewRequest(Struct):
-    """A prompt to generate `params.n` sequences from, seeded by `seed`."""
+    """A prompt, int32, to generate `params.n` sequences from, seeded by `seed`."""
 
     request_id: str
-    token_ids: list[int]
+    token_ids: array  # type: ignore[type-arg]  # msgspec reads this, and an array cannot be subscripted in Python 3.11
     params: SamplingParams
     seed: int
 
@@ -71,9 +83,9 @@ class Ready(Struct, tag=True):
 
 
 class Add(Struct, tag=True):
-    """Queue a request."""
+    """Queue requests."""
 
-    request: NewRequest
+    requests: list[NewRequest]
 
 
 class Finish(Struct, tag=True):
@@ -125,10 +137,14 @@ def decode_from_worker(data: bytes) -> FromWorker:
 def _plain(value: Any) -> Any:
     if isinstance(value, SamplingParams):
         return value.model_dump()
+    if isinstance(value, array):
+        return value.tobytes()
     raise NotImplementedError(f"{type(value).__name__} does not travel")
 
 
 def _typed(kind: type, value: Any) -> Any:
     if kind is SamplingParams:
         return SamplingParams.model_validate(value)
+    if kind is array:
+        return array("i", value)
     raise NotImplementedError(f"{kind.__name__} does not travel")

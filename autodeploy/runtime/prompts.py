@@ -38,7 +38,7 @@ def read_prompt(prompt: Prompt, tokenizer: Tokenizer | None, vocab_size: int) ->
         if tokenizer is None:
             raise RequestError("the prompt is text and this model has no tokenizer: give prompt_token_ids")
         return content, tokenizer.encode(content)
-    if not isinstance(content, list) or not all(type(token) is int for token in content):
+    if not isinstance(content, list) or not set(map(type, content)) <= {int}:
         raise RequestError(f"a prompt is a string or a list of token ids, got {content!r:.80}")
     check_token_ids("the prompt", content, vocab_size)
     return None, content

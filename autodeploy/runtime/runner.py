@@ -13,7 +13,8 @@ from torch import Tensor
 from autodeploy.kernels import triton
 from autodeploy.runtime.batch import Batch, BatchItem
 from autodeploy.runtime.graphs import Bucket, StepGraphs
-from autodeploy.runtime.logprobs import TokenLogprobs, token_logprobs
+from autodeploy.runtime.logprobs import token_logprobs
+from autodeploy.runtime.messages import TokenLogprobs
 from autodeploy.runtime.model import Model
 from autodeploy.runtime.packing import PackedStep
 from autodeploy.runtime.sampler import Sampler

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import zmq
 
 from autodeploy.errors import InputError
-from autodeploy.runtime.core import Core
 from autodeploy.runtime.messages import (
     Add,
     Failed,
@@ -24,6 +23,7 @@ from autodeploy.runtime.messages import (
     decode_to_worker,
     encode,
 )
+from autodeploy.runtime.protocol import Core
 
 IDLE_MS = 500  # how often an idle worker looks whether its parent still lives
 
@@ -66,7 +66,8 @@ class Worker:
             if isinstance(message, Stop):
                 return
             if isinstance(message, Add):
-                core.add(message.request)
+                for request in message.requests:
+                    core.add(request)
             elif isinstance(message, Finish):
                 core.finish(message.request_id, message.index)
                 self._send(Stepped(StepOutput(), core.stats()))

@@ -8,9 +8,10 @@ import sys
 from torch import Tensor
 
 from autodeploy.errors import RecipeError
-from autodeploy.runtime.core import Core, EngineCore
+from autodeploy.runtime.core import EngineCore
 from autodeploy.runtime.messages import Start
 from autodeploy.runtime.model import StepInputs
+from autodeploy.runtime.protocol import Core
 from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.runtime.worker import Worker
 from tests.runtime.fakes import FakeModel

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from autodeploy.errors import EngineError, RecipeError, RequestError
-from autodeploy.runtime.core import Core
 from autodeploy.runtime.engine import Engine
+from autodeploy.runtime.link import Link
 from autodeploy.runtime.llm import LLM
 from autodeploy.runtime.messages import Start
+from autodeploy.runtime.protocol import Core
 from autodeploy.runtime.remote import RemoteCore
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.settings import RuntimeSettings
@@ -29,10 +30,10 @@ def connect() -> Iterator[Connect]:
     with ExitStack() as stack:
 
         def start(name: str) -> RemoteCore:
-            command = [sys.executable, "-m", "tests.runtime.fake_worker"]
-            core = RemoteCore(command, Start(name, "auto", None, SETTINGS))
-            stack.callback(core.close)
-            return core
+            link = Link([sys.executable, "-m", "tests.runtime.fake_worker"])
+            stack.callback(link.close)
+            link.send(Start(name, "auto", None, SETTINGS))
+            return RemoteCore(link)
 
         yield start
 
@@ -94,6 +95,6 @@ def test_an_engine_that_ends_is_noticed(connect: Connect, end: str, sentence: st
 
 def test_the_process_ends_with_its_owner(connect: Connect) -> None:
     core = connect("works")
-    process = core._process
+    process = core._link.process
     core.close()
     assert process.poll() == 0
