@@ -10,6 +10,9 @@ from torch import Tensor
 
 from autodeploy.runtime.packing import PackedStep
 
+SMALL = 512
+WHOLE_REQUESTS = 8  # of the largest mixed step: programs for requests that are not there would cost what it gains
+MOST_PADDING = 64  # tokens of such a step: more would take as long as the gaps
 _WARM_UPS = 2  # kernels compile at the first call, and libraries choose theirs
 
 
@@ -33,9 +36,25 @@ def decode_buckets(max_batch_size: int, planned: Sequence[int] = ()) -> tuple[Bu
 def mixed_buckets(max_num_tokens: int) -> tuple[Bucket, ...]:
     """Steps with chunks of prompts that are captured: the small ones, which a GPU computes faster than a host launches.
 
-    The others keep the GPU busy for longer than their launch takes, and run as they are.
+    The others keep the GPU busy for longer than their launch takes, and run as they are: all but the largest, which
+    long prompts are cut into, and whose kernels then follow each other without gaps.
     """
-    return tuple(Bucket(size, size // 2) for size in (16, 32, 64, 128, 256, 512) if size <= max_num_tokens)
+    small = tuple(Bucket(size, size // 2) for size in (16, 32, 64, 128, 256, SMALL) if size <= max_num_tokens)
+    return (*small, Bucket(max_num_tokens, WHOLE_REQUESTS)) if max_num_tokens > SMALL else small
+
+
+def fitting(buckets: Iterable[Bucket], num_tokens: int, num_requests: int) -> Bucket | None:
+    """The first of its kind (decode or mixed) of some buckets, smallest first, that a step fits in without waste."""
+    decode = num_tokens == num_requests
+    for bucket in buckets:
+        if (
+            (bucket.num_tokens == bucket.num_requests) is decode
+            and num_tokens <= bucket.num_tokens
+            and num_requests <= bucket.num_requests
+        ):
+            few = decode or bucket.num_tokens <= SMALL or bucket.num_tokens - num_tokens <= MOST_PADDING
+            return bucket if few else None
+    return None
 
 
 class StepGraphs:
@@ -62,14 +81,9 @@ class StepGraphs:
         self._buckets = sorted(self._graphs)
 
     def find(self, packed: PackedStep) -> Bucket | None:
-        """The smallest bucket of its kind (decode or mixed) that a step fits in."""
-        decode = packed.num_tokens == packed.num_requests
-        for bucket in self._buckets:
-            if (bucket.num_tokens == bucket.num_requests) is decode and (
-                packed.num_tokens <= bucket.num_tokens and packed.num_requests <= bucket.num_requests
-            ):
-                return bucket if len(packed.logit_rows) <= bucket.num_requests else None
-        return None
+        """The bucket for a step, if there is one."""
+        bucket = fitting(self._buckets, packed.num_tokens, packed.num_requests)
+        return bucket if bucket is not None and len(packed.logit_rows) <= bucket.num_requests else None
 
     def run(self, bucket: Bucket, packed: PackedStep) -> Tensor:
         """Logits `[R, vocab_size]` of a step on the host that fits in `bucket`."""

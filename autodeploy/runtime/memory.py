@@ -63,7 +63,8 @@ def _does_not_fit(settings: RuntimeSettings, reason: str) -> RecipeError:
 def workspace_bytes(model: Model, settings: RuntimeSettings, max_model_len: int) -> int:
     """Memory on the GPU that steps take besides the weights and the cache, by trying the largest ones.
 
-    The largest prompt chunk and the largest decode step are added, since captured graphs keep memory of their own.
+    The largest prompt chunk counts twice, and the largest decode step beside it: captured graphs keep memory of their
+    own.
     """
     page_size, num_tokens = settings.page_size, min(settings.max_num_tokens, max_model_len)
     request = Request("trial", [0] * num_tokens, SamplingParams(), max_len=num_tokens, seed=0)
@@ -76,7 +77,7 @@ def workspace_bytes(model: Model, settings: RuntimeSettings, max_model_len: int)
     whole = PackedStep.of(chunk, [num_tokens - 1])
     size = settings.max_batch_size
     decode = PackedStep.empty().padded(size, size, tables.scrap_row)
-    return sum(_peak_bytes(model, tables, step, cache) for step in (whole, decode))
+    return sum(_peak_bytes(model, tables, step, cache) for step in (whole, whole, decode))
 
 
 def _peak_bytes(model: Model, tables: Tables, step: PackedStep, cache: list[torch.Tensor]) -> int:

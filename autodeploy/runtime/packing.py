@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from autodeploy.runtime.batch import BatchItem
-from autodeploy.runtime.transfer import to_device
+from autodeploy.runtime.transfer import integers, to_device
 
 UNKNOWN = -1
 """Stands for a token id that only the device knows: the last one sampled for its row."""
@@ -31,16 +32,16 @@ class PackedStep:
     @classmethod
     def of(cls, items: Sequence[BatchItem], logit_rows: Sequence[int]) -> PackedStep:
         """The step that computes `items`."""
-        rows = torch.tensor([item.row for item in items])
-        first = torch.tensor([item.first for item in items])
-        num_tokens = torch.tensor([item.num_tokens for item in items])
+        rows = integers(item.row for item in items)
+        first = integers(item.first for item in items)
+        num_tokens = integers(item.num_tokens for item in items)
         ends = num_tokens.cumsum(0)
-        token_ids = torch.tensor([token_id for item in items for token_id in _token_ids(item)])
+        token_ids = integers(chain.from_iterable(map(_token_ids, items)))
         positions = torch.arange(len(token_ids)) + (first - ends + num_tokens).repeat_interleave(num_tokens)
         return cls(
             torch.stack((token_ids, positions, rows.repeat_interleave(num_tokens))),
             torch.stack((rows, first + num_tokens, ends)),
-            torch.tensor(logit_rows, dtype=torch.int64),
+            integers(logit_rows),
         )
 
     @classmethod

@@ -10,7 +10,7 @@ from torch import Tensor
 from autodeploy.runtime.batch import BatchItem
 from autodeploy.runtime.model import StepInputs
 from autodeploy.runtime.packing import PackedStep
-from autodeploy.runtime.transfer import to_device
+from autodeploy.runtime.transfer import integers, to_device
 
 
 class Tables:
@@ -34,8 +34,8 @@ class Tables:
                 places += range(start, start + len(new))
                 pages += new
         if pages:
-            index = to_device(torch.tensor(places), self._device)
-            self._page_table.view(-1)[index] = to_device(torch.tensor(pages, dtype=torch.int32), self._device)
+            index, held = to_device(torch.stack((integers(places), integers(pages))), self._device)
+            self._page_table.view(-1)[index] = held.int()
 
     def keep_tokens(self, rows: Tensor, token_ids: Tensor) -> None:
         """Remember `token_ids` int64 `[N]` as the last ones of `rows` int64 `[N]`, both on the device."""

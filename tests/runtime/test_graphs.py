@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from autodeploy.runtime.graphs import decode_buckets
+from autodeploy.runtime.graphs import Bucket, decode_buckets, fitting, mixed_buckets
 
 
 @pytest.mark.parametrize("largest", [1, 3, 8, 100, 256, 500])
@@ -12,3 +12,29 @@ def test_buckets_reach_the_largest_batch_and_pad_little(largest: int) -> None:
     assert sizes[-1] == largest
     for size in range(32, largest + 1):
         assert next(one for one in sizes if one >= size) <= 1.5 * size
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "num_requests", "found"),
+    [
+        (100, 1, Bucket(128, 64)),
+        (300, 200, Bucket(512, 256)),
+        (513, 1, None),
+        (4000, 1, None),
+        (4040, 1, Bucket(4096, 8)),
+        (4096, 8, Bucket(4096, 8)),
+        (4096, 9, None),
+        (4097, 1, None),
+        (3, 3, Bucket(4, 4)),
+        (17, 17, None),
+    ],
+)
+def test_a_step_takes_the_smallest_bucket_that_pads_little(
+    num_tokens: int, num_requests: int, found: Bucket | None
+) -> None:
+    buckets = sorted((*decode_buckets(16), *mixed_buckets(4096)))
+    assert fitting(buckets, num_tokens, num_requests) == found
+
+
+def test_the_largest_mixed_step_is_captured_but_once() -> None:
+    assert len(set(mixed_buckets(512))) == len(mixed_buckets(512)) == len(mixed_buckets(2048)) - 1
