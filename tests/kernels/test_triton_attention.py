@@ -12,6 +12,7 @@ from tests.kernels.device import DEVICE, DTYPES, INTERPRETED, device_test, kerne
 from tests.kernels.steps import TOLERANCE, Shape, error, make_step
 
 pytest.importorskip("triton")
+from autodeploy.kernels.triton import rope_cache
 from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import DecodeConfig, decode
 
@@ -91,9 +92,17 @@ def test_decode_shares(config: DecodeConfig, page_size: int, window: int | None,
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("requests", [DECODE, MIXED])
 @pytest.mark.parametrize(("rotary", "interleaved", "padding"), [(64, False, 0), (20, True, 3)])
+@pytest.mark.parametrize("many", [1, 1024])
 def test_rope_paged_attention(
-    requests: list[tuple[int, int]], rotary: int, interleaved: bool, padding: int, dtype: torch.dtype
+    requests: list[tuple[int, int]],
+    many: int,
+    rotary: int,
+    interleaved: bool,
+    padding: int,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(rope_cache, "MANY_ROWS", many)  # a program takes all heads of a row, or one key-value head
     step = make_step(Shape(heads=6, kv_heads=2), requests, dtype, padding=padding)
     q, k, v, *rest = step.tensors
     cos, sin = (torch.randn(len(q), rotary).to(dtype) for _ in range(2))

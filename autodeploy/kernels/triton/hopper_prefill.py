@@ -38,14 +38,13 @@ def _place(query_start, context_len, requests, program, QUERIES: gl.constexpr): 
     Request b owns programs query_start[b] // QUERIES + b onwards. A program without work has no keys; single rows are
     the decode kernel's.
     """
-    low, high = requests * 0, requests
-    while low < high:
-        middle = (low + high) // 2
-        if gl.load(query_start + middle) // QUERIES + middle <= program:
-            low = middle + 1
-        else:
-            high = middle
-    request = low - 1
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    count = requests * 0
+    for start in range(0, requests, 128):
+        request = start + gl.arange(0, 128, layout)
+        begin = gl.load(query_start + request, mask=request < requests, other=0)
+        count += gl.sum(((request < requests) & (begin // QUERIES + request <= program)).to(gl.int32), axis=0)
+    request = count - 1
     begin = gl.load(query_start + request)
     end = gl.load(query_start + request + 1)
     first = begin + (program - begin // QUERIES - request) * QUERIES

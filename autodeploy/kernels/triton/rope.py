@@ -12,50 +12,57 @@ from autodeploy.kernels.triton.narrow import narrow
 
 
 @triton.jit
-def rotate(
-    source,
-    target,
-    known,
-    cos,
-    sin,
-    scale,
-    width: tl.constexpr,
-    rotary: tl.constexpr,
-    interleaved: tl.constexpr,
-    HALF: tl.constexpr,  # noqa: N803
-    REST: tl.constexpr,  # noqa: N803
-) -> None:
-    """Rotate heads of one token from the pointers `source [heads, 1]` to `target`; cos and sin point to its angles.
-
-    The target holds them in units of a scale, or as they are when it is None.
-    """
+def pairs(rotary: tl.constexpr, interleaved: tl.constexpr, HALF: tl.constexpr):  # noqa: N803
+    """The columns `[1, HALF]` of the elements that turn together, and which of them there are."""
     pair = tl.arange(0, HALF)[None, :]
-    half: tl.constexpr = rotary // 2
     if interleaved:
         first, second = 2 * pair, 2 * pair + 1
     else:
-        first, second = pair, pair + half
-    paired = pair < half
-    inside = known & paired
-    compute = cos.dtype.element_ty
-    a = tl.load(source + first, mask=inside, other=0.0).to(compute)
-    b = tl.load(source + second, mask=inside, other=0.0).to(compute)
-    ac = (a * tl.load(cos + first, mask=paired, other=0.0)).to(compute)
-    bs = (b * tl.load(sin + first, mask=paired, other=0.0)).to(compute)
-    bc = (b * tl.load(cos + second, mask=paired, other=0.0)).to(compute)
-    as_ = (a * tl.load(sin + second, mask=paired, other=0.0)).to(compute)
-    given: tl.constexpr = source.dtype.element_ty
-    kept: tl.constexpr = target.dtype.element_ty
-    tl.store(target + first, narrow((ac - bs).to(given), scale, kept), mask=inside)
-    tl.store(target + second, narrow((bc + as_).to(given), scale, kept), mask=inside)
+        first, second = pair, pair + rotary // 2
+    return first, second, pair < rotary // 2
+
+
+@triton.jit
+def read_angles(cos, sin, first, second, paired):
+    """The cosines and sines of both elements of each pair, from the pointers to a token's."""
+    first_cos = tl.load(cos + first, mask=paired, other=0.0)
+    first_sin = tl.load(sin + first, mask=paired, other=0.0)
+    second_cos = tl.load(cos + second, mask=paired, other=0.0)
+    second_sin = tl.load(sin + second, mask=paired, other=0.0)
+    return first_cos, first_sin, second_cos, second_sin
+
+
+@triton.jit
+def turn(a, b, angles, dtype: tl.constexpr):
+    """Pairs `a, b` turned by their angles, in dtype."""
+    first_cos, first_sin, second_cos, second_sin = angles
+    compute: tl.constexpr = first_cos.dtype
+    a, b = a.to(compute), b.to(compute)
+    ac, bs = (a * first_cos).to(compute), (b * first_sin).to(compute)
+    bc, as_ = (b * second_cos).to(compute), (a * second_sin).to(compute)
+    return (ac - bs).to(dtype), (bc + as_).to(dtype)
+
+
+@triton.jit
+def pass_rest(
+    source,
+    target,
+    known,
+    scale,
+    width: tl.constexpr,
+    rotary: tl.constexpr,
+    REST: tl.constexpr,  # noqa: N803
+) -> None:
+    """Copy the elements past the rotary ones from the pointers `source [heads, 1]` to `target`, in units of a scale."""
     if rotary < width:
         rest = rotary + tl.arange(0, REST)[None, :]
         passed = known & (rest < width)
-        tl.store(target + rest, narrow(tl.load(source + rest, mask=passed), scale, kept), mask=passed)
+        elements = narrow(tl.load(source + rest, mask=passed), scale, target.dtype.element_ty)
+        tl.store(target + rest, elements, mask=passed)
 
 
 def rotation_blocks(width: int, rotary: int) -> dict[str, int]:
-    """The block sizes that `rotate` takes for heads of `width`, of which the first `rotary` elements turn."""
+    """The block sizes of `pairs` and `pass_rest` for heads of `width`, of which the first `rotary` elements turn."""
     half = triton.next_power_of_2(max(rotary // 2, 1))
     return {"HALF": half, "REST": triton.next_power_of_2(max(width - rotary, 1))}
 
@@ -82,8 +89,15 @@ def _rope_kernel(
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     source = x + token * token_stride + head * head_stride
     target = out + (token * heads + head) * width
-    angles = token * rotary
-    rotate(source, target, head < heads, cos + angles, sin + angles, None, width, rotary, interleaved, HALF, REST)
+    first, second, paired = pairs(rotary, interleaved, HALF)
+    angles = read_angles(cos + token * rotary, sin + token * rotary, first, second, paired)
+    known = (head < heads) & paired
+    a = tl.load(source + first, mask=known, other=0.0)
+    b = tl.load(source + second, mask=known, other=0.0)
+    a, b = turn(a, b, angles, out.dtype.element_ty)
+    tl.store(target + first, a, mask=known)
+    tl.store(target + second, b, mask=known)
+    pass_rest(source, target, head < heads, None, width, rotary, REST)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
