@@ -1,11 +1,13 @@
 """Measuring which kernel is fastest for each shape of a model, and remembering it."""
 
-from autodeploy.tuning.choices import Choice, Choices, Matmul, matmuls_of
+from autodeploy.tuning.choices import Choice, Choices
+from autodeploy.tuning.matmul import MATMULS, Matmul, matmuls_of
 from autodeploy.tuning.session import Tuning, tune
 from autodeploy.tuning.store import Conditions, load_choices, save_choices
 from autodeploy.tuning.tune import ROWS, tune_matmuls
 
 __all__ = [
+    "MATMULS",
     "ROWS",
     "Choice",
     "Choices",

@@ -7,67 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
-from torch.fx import Graph, Node
+from autodeploy.kernels.storage import Storage
+from autodeploy.tuning.matmul import MATMULS, Matmul
 
-from autodeploy.graph.nodes import arguments, calls_of, value
-
-linear_op = torch.ops.autodeploy.linear.default
-gated_linear_op = torch.ops.autodeploy.gated_linear.default
-MATMULS = (linear_op, gated_linear_op)
-"""The operators that are tuned."""
-
-
-@dataclass(frozen=True, order=True)
-class Matmul:
-    """A projection of some rows `[M, k]` by a weight `[n, k]`, apart from M.
-
-    `gate` is the kind of a `gated_linear`, and empty for a plain one.
-    """
-
-    n: int
-    k: int
-    dtype: str
-    has_bias: bool = False
-    gate: str = ""
-
-    @classmethod
-    def of(cls, call: Node) -> Matmul:
-        """What a call of one of `MATMULS` computes."""
-        named = arguments(call)
-        weight = value(named["weight"])
-        dtype = str(weight.dtype).removeprefix("torch.")
-        n, k = map(int, weight.shape)
-        return cls(n, k, dtype, named["bias"] is not None, named.get("kind", ""))
-
-    @property
-    def op(self) -> torch._ops.OpOverload:
-        """The operator that computes it; it takes rows, weight, bias and `options`."""
-        return gated_linear_op if self.gate else linear_op
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """What the operator takes besides tensors."""
-        return (self.gate,) if self.gate else ()
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """Of the rows and the weight."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return dtype
-
-    @property
-    def weight_bytes(self) -> int:
-        """What a step must read of it at least."""
-        return self.n * self.k * self.torch_dtype.itemsize
-
-    def __str__(self) -> str:
-        return f"[{self.n}, {self.k}] {self.dtype}" + " + bias" * self.has_bias + f" {self.gate}".rstrip()
-
-
-def matmuls_of(graph: Graph) -> tuple[Matmul, ...]:
-    """The distinct projections of a graph."""
-    return tuple(sorted({Matmul.of(call) for call in calls_of(graph, *MATMULS)}))
+__all__ = ["MATMULS", "Choice", "Choices", "Matmul"]
 
 
 @dataclass(frozen=True)
@@ -137,5 +80,6 @@ class Choices:
         entries = {}
         for one in data:
             choices = tuple(sorted((Choice(**choice) for choice in one["choices"]), key=lambda choice: choice.rows))
-            entries[Matmul(one["n"], one["k"], one["dtype"], one["has_bias"], one["gate"])] = choices
+            storage = Storage(**one.get("storage", {}))  # there was none before weights could be quantized
+            entries[Matmul(one["n"], one["k"], one["dtype"], one["has_bias"], one["gate"], storage)] = choices
         return cls(entries)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
 from autodeploy.kernels import KernelTable
-from autodeploy.tuning.choices import Choice, Choices, Matmul
+from autodeploy.tuning.choices import Choice, Choices
+from autodeploy.tuning.matmul import Matmul
 
 Projection = Callable[..., Tensor]
 
@@ -21,14 +23,14 @@ def tuned_linear(matmul: Matmul, choices: Choices, table: KernelTable, otherwise
     if not runs:
         return otherwise
 
-    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: str) -> Tensor:
+    def projection(x: Tensor, *operands: Any) -> Tensor:
         rows = x.shape[:-1].numel()
         for most, run in runs:
             if rows <= most:
-                return run(x, weight, bias, *options)
-        return otherwise(x, weight, bias, *options)
+                return run(x, *operands)
+        return otherwise(x, *operands)
 
-    return linear
+    return projection
 
 
 def _run_of(choice: Choice, matmul: Matmul, table: KernelTable) -> Projection:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from autodeploy.kernels import KernelTable
-from autodeploy.tuning.choices import Choices, Matmul
+from autodeploy.tuning.choices import Choices
+from autodeploy.tuning.matmul import Matmul
 from autodeploy.tuning.store import Conditions, conditions, load_choices, save_choices
 from autodeploy.tuning.tune import tune_matmuls
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from autodeploy.kernels import KernelTable
-from autodeploy.tuning.choices import Choice, Choices, Matmul
+from autodeploy.tuning.choices import Choice, Choices
+from autodeploy.tuning.matmul import Matmul
+from autodeploy.tuning.operands import expected_result, random_operands
 from autodeploy.tuning.timing import seconds_a_call
 
-ROWS = (1, 2, 4, 8, 16, 32, 64)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """The numbers of rows that are measured. Past the last, arithmetic bounds the library's matmul: it is hard to beat."""
 
 CACHE_BYTES = 256 * 2**20  # several times what any GPU's level-two cache holds
@@ -38,13 +40,19 @@ class Candidate:
 
 
 def candidates_of(matmul: Matmul, rows: int, table: KernelTable) -> list[Candidate]:
-    """Every kernel on the GPU for a projection, in each of its configurations."""
+    """Every kernel on the GPU for a projection, in each of its configurations.
+
+    The reference of a quantized one is none where there is another: it decodes the whole weight first.
+    """
+    kernels = table.candidates(matmul.op, "cuda", matmul.torch_dtype)
+    storage = (matmul.storage,) if matmul.storage.format else ()
     found = []
-    for kernel in table.candidates(matmul.op, "cuda", matmul.torch_dtype):
+    for kernel in kernels:
         if kernel.tunable is None:
-            found.append(Candidate(kernel.backend, None, kernel.run))
+            if not storage or len(kernels) == 1:
+                found.append(Candidate(kernel.backend, None, kernel.run))
             continue
-        for config in kernel.tunable.configs(rows, matmul.n, matmul.k, matmul.torch_dtype):
+        for config in kernel.tunable.configs(rows, matmul.n, matmul.k, matmul.torch_dtype, *storage):
             found.append(Candidate(kernel.backend, config, kernel.tunable.bind(config)))
     return found
 
@@ -62,15 +70,13 @@ def tune_matmuls(
 
 def _tune(matmul: Matmul, rows: int, table: KernelTable) -> Choice:
     copies = min(max(2, -(-CACHE_BYTES // matmul.weight_bytes)), MOST_COPIES)
-    weights = [_random(matmul.n, matmul.k, matmul) for _ in range(copies)]
-    bias = _random(1, matmul.n, matmul)[0] if matmul.has_bias else None
-    x = _random(rows, matmul.k, matmul)
-    expected = matmul.op(x.float(), weights[0].float(), None if bias is None else bias.float(), *matmul.options)
+    operands = random_operands(matmul, rows, copies)
+    expected = expected_result(matmul, operands[0])
     timed = []
     for one in candidates_of(matmul, rows, table):
-        if _error(one.run(x, weights[0], bias, *matmul.options), expected) > TOLERANCE[matmul.torch_dtype]:
+        if not _error(one.run(*operands[0]), expected) <= TOLERANCE[matmul.torch_dtype]:
             continue
-        calls = [lambda weight=weight, run=one.run: run(x, weight, bias, *matmul.options) for weight in weights]
+        calls = [lambda given=given, run=one.run: run(*given) for given in operands]
         timed.append((seconds_a_call(calls), one))
     timed.sort(key=lambda pair: pair[0] * (ALONE if pair[1].config is None else 1.0))
     seconds, best = timed[0]
@@ -78,10 +84,6 @@ def _tune(matmul: Matmul, rows: int, table: KernelTable) -> Choice:
     if len(timed) == 1:
         return Choice(rows, best.backend, config, seconds)
     return Choice(rows, best.backend, config, seconds, timed[1][1].name, timed[1][0])
-
-
-def _random(rows: int, columns: int, matmul: Matmul) -> Tensor:
-    return torch.empty(rows, columns, dtype=matmul.torch_dtype, device="cuda").normal_(0.0, 0.05)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
