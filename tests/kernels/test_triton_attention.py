@@ -22,7 +22,7 @@ MIXED = [(1, 40), (5, 5), (1, 1), (30, 90)]
 
 @device_test
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("group", "width"), [(1, 64), (3, 64), (8, 128), (3, 80), (1, 96)])
+@pytest.mark.parametrize(("group", "width"), [(1, 64), (3, 64), (8, 128), (3, 80), (1, 96), (2, 256)])
 @pytest.mark.parametrize("requests", [DECODE, MIXED])
 def test_paged_attention(requests: list[tuple[int, int]], group: int, width: int, dtype: torch.dtype) -> None:
     shape = Shape(heads=2 * group, kv_heads=2, key_width=width, value_width=width)
@@ -49,10 +49,10 @@ def test_paged_attention(requests: list[tuple[int, int]], group: int, width: int
     ],
 )
 @pytest.mark.parametrize("requests", [DECODE, MIXED])
+@pytest.mark.parametrize("shape", [Shape(4, 2, 32, 48, 5), Shape(2, 1, 192, 128, 16)])
 def test_masks(
-    requests: list[tuple[int, int]], window: int | None, softcap: float | None, sinks: bool, alibi: bool
+    shape: Shape, requests: list[tuple[int, int]], window: int | None, softcap: float | None, sinks: bool, alibi: bool
 ) -> None:
-    shape = Shape(heads=4, kv_heads=2, key_width=32, value_width=48, page_size=5)
     step = make_step(shape, requests, torch.float32, window=window, softcap=softcap, sinks=sinks, alibi=alibi)
     out = step.to(DEVICE).call(kernel(ops.paged_attention).run)[0]
     assert error(out.cpu(), step.expected()[0]) <= 2e-5
