@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +25,11 @@ from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import ModelFiles, resolve
 from autodeploy.leftovers import describe
 from autodeploy.optimizer import Compiled, Recipe, choose_dtype, compile_graph, resolve_settings, target_device
-from autodeploy.pipeline import PassReport
+from autodeploy.pipeline import PassReport, Stage
 from autodeploy.plan import Decision, Plan, recipe_decisions
 from autodeploy.planning import Estimate, Outlook, estimate_model, look_ahead, look_at_weights, plan_settings
 from autodeploy.progress import NullProgress, Progress, stage
+from autodeploy.quantization import SCHEMES
 from autodeploy.verify import Verification
 from autodeploy.verify.model import model_samples, verify_passes
 from autodeploy.weights.source import RandomSource, SafetensorsSource, TensorSource
@@ -49,6 +50,7 @@ class Job:
         workload: str,
         values: Mapping[str, Any],
         weights: bool,
+        quantize: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.choice: GpuChoice = choose_gpu(gpu)
@@ -58,7 +60,8 @@ class Job:
             raise ModelError(f"{model} is an artifact, built already: autodeploy serve {model}")
         self.config: PretrainedConfig = load_config(self.files.folder)
         self.dtype, self.dtype_reason = choose_dtype(dtype, self.choice, self.config)
-        options: dict[str, Any] = {"recipe": recipe, "workload": workload, "values": values}
+        self._quantize = quantize
+        options: dict[str, Any] = {"recipe": recipe, "workload": workload, "values": values, "quantize": quantize}
         self.recipe: Recipe = resolve_settings(self.config, self.choice, **options)
         if not self.choice.gpu.is_cpu and isinstance(self.estimate, Estimate):
             planned = plan_settings(self.estimate, self.recipe.aims, workload)
@@ -87,6 +90,7 @@ class Job:
             ),
             Decision("device", self.choice.gpu.name, self.choice.reason),
             Decision("dtype", str(self.dtype).removeprefix("torch."), self.dtype_reason),
+            *_quantization(self._quantize),
             *recipe_decisions(self.recipe),
         )
         notes = (*self.recipe.notes, *self._notes())
@@ -117,6 +121,11 @@ class Job:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def _quantization(quantize: str | None) -> tuple[Decision, ...]:
+    """What `--quantize` asked for, in words; nothing where it did not."""
+    return () if quantize is None else (Decision("quantize", quantize, str(SCHEMES[quantize])),)
+
+
 def plan(
     model: str,
     *,
@@ -124,6 +133,7 @@ def plan(
     dtype: str = "auto",
     recipe: str = "auto",
     workload: str = "balanced",
+    quantize: str | None = None,
     set: Mapping[str, Any] = _NONE,  # noqa: A002 (the command line's name)
     progress: Progress | None = None,
 ) -> Plan:
@@ -131,7 +141,7 @@ def plan(
     options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload}
     progress = progress or NullProgress()
     with stage(progress, "resolve"):
-        job = Job(model, **options, values=set, weights=False, progress=progress)
+        job = Job(model, **options, quantize=quantize, values=set, weights=False, progress=progress)
     with stage(progress, "plan"):
         return replace(job.plan(), outlook=job.outlook())
 
@@ -144,6 +154,7 @@ def build(
     dtype: str = "auto",
     recipe: str = "auto",
     workload: str = "balanced",
+    quantize: str | None = None,
     set: Mapping[str, Any] = _NONE,  # noqa: A002 (the command line's name)
     load_format: str = "auto",
     fuel: int | None = None,
@@ -152,10 +163,11 @@ def build(
 ) -> Artifact:
     """Trace a model, run a recipe's passes over it, and write the program to the folder `out`.
 
-    An artifact of the same model, recipe and versions that is there already is checked and kept. `load_format`
-    "random" takes random weights instead of the checkpoint's. With `verify` every pass is checked first, and what was
-    found is kept in the artifact. Raises InputError (or one of its kinds) for a model, option or folder that is not
-    valid, and VerificationError, leaving nothing, for a pass that moves the numbers further than it declares.
+    An artifact of the same model, recipe and versions that is there already is checked and kept. `quantize` names a
+    scheme. `load_format` "random" takes random weights instead of the checkpoint's. With `verify` every pass is checked
+    first, and what was found is kept in the artifact. Raises InputError (or one of its kinds) for a model, option or
+    folder that is not valid, and VerificationError, leaving nothing, for a pass that moves the numbers further than it
+    declares.
     """
     progress = progress or NullProgress()
     out = Path(out)
@@ -167,6 +179,7 @@ def build(
             dtype=dtype,
             recipe=recipe,
             workload=workload,
+            quantize=quantize,
             values=set,
             weights=load_format != "random",
             progress=progress,
@@ -182,12 +195,17 @@ def build(
     if verify:
         details["verification"] = _verify(job, traced, source, fuel, progress).as_dict()
     compiled = compile_graph(traced, job.recipe, source, job.device, fuel=fuel, observe=_reporter(progress))
-    for sentence in (*describe(compiled.leftovers), *compiled.tuning.notes):
+    for sentence in (*describe(compiled.leftovers), *_told(compiled.history), *compiled.tuning.notes):
         progress.note(sentence)
     del traced
     gc.collect()  # the traced graph is cyclic, and would take its place in memory beside the weights
     with stage(progress, "weights"):
         return _save(out, job, compiled, source, details)
+
+
+def _told(history: Iterable[PassReport]) -> list[str]:
+    """What passes have to tell, but for TUNE, which tells of every measurement."""
+    return [note for report in history if report.stage != Stage.TUNE.name for note in report.notes]
 
 
 def _save(out: Path, job: Job, compiled: Compiled, source: TensorSource, details: Mapping[str, Any]) -> Artifact:

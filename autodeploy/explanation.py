@@ -52,6 +52,7 @@ def explain_pattern(
     dtype: str = "auto",
     recipe: str = "auto",
     workload: str = "balanced",
+    quantize: str | None = None,
     set: Mapping[str, Any] = MappingProxyType({}),  # noqa: A002 (the command line's name)
     progress: Progress | None = None,
 ) -> PatternExplanation:
@@ -65,7 +66,8 @@ def explain_pattern(
         raise InputError(f"--pattern {name}: there is no such pattern; {nearest(name, patterns)}")
     choice = choose_gpu(gpu)
     config = load_config(resolve(model, weights=False).folder)
-    resolved = resolve_settings(config, choice, recipe=recipe, workload=workload, values=set)
+    options: dict[str, Any] = {"recipe": recipe, "workload": workload, "quantize": quantize}
+    resolved = resolve_settings(config, choice, **options, values=set)
     with stage(progress, "export"):
         traced = trace_model(config, choose_dtype(dtype, choice, config)[0])
     reports: list[PassReport] = []

@@ -56,6 +56,7 @@ class LLM(RuntimeLLM):
         dtype: str = "auto",
         recipe: str = "auto",
         workload: str = "balanced",
+        quantize: str | None = None,
         set: Mapping[str, Any] = _NONE,  # noqa: A002 (the command line's name)
         load_format: str = "auto",
         capture: str | None = None,
@@ -65,7 +66,7 @@ class LLM(RuntimeLLM):
         progress = progress or NullProgress()
         settings = {key: value for key, value in set.items() if key.startswith("runtime.")}
         options = {"dtype": dtype, "recipe": recipe, "workload": workload, "load_format": load_format}
-        found = find_artifact(model, gpu=gpu, set=set, progress=progress, **options)
+        found = find_artifact(model, gpu=gpu, set=set, progress=progress, **options, quantize=quantize)
         if engine not in ENGINES:
             raise InputError(f"engine={engine!r}: not a choice; {nearest(engine, ENGINES)}")
         if engine == "auto":
@@ -86,11 +87,12 @@ def find_artifact(
     gpu: str,
     set: Mapping[str, Any],  # noqa: A002
     progress: Progress,
-    **options: str,
+    **options: str | None,
 ) -> Artifact:
     """The artifact in the folder `model`, at that id on the Hub, or else one built of that model into the user's cache.
 
-    `options` are `dtype`, `recipe`, `workload` and `load_format`; of `set`, what is not `runtime.*` decides the build.
+    `options` are `dtype`, `recipe`, `workload`, `quantize` and `load_format`; of `set`, what is not `runtime.*` decides
+    the build.
     Raises InputError (or one of its kinds) for a model or option that is not valid.
     """
     local = Path(model) if (Path(model) / MANIFEST).is_file() else pull(str(model), progress)
@@ -149,11 +151,11 @@ def _build(model: str, options: dict[str, Any], progress: Progress) -> Artifact:
     return build(model, out=folder, progress=progress, **options)
 
 
-def _refuse_decided(model: str | Path, values: Mapping[str, Any], **options: str) -> None:
+def _refuse_decided(model: str | Path, values: Mapping[str, Any], **options: str | None) -> None:
     """Raise InputError for an option that an artifact's build has decided already."""
     defaults = {"dtype": "auto", "recipe": "auto", "workload": "balanced", "load_format": "auto"}
     for name, value in options.items():
-        if value != defaults[name]:
+        if value != defaults.get(name):
             raise InputError(f"{model} is an artifact, built with its own {name}; build it again with {name}={value}")
     for key in values:
         if not key.startswith("runtime."):

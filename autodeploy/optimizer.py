@@ -24,6 +24,7 @@ from autodeploy.layers import Choice
 from autodeploy.pipeline import Pass, PassReport, run_passes
 from autodeploy.prepare import fitting_passes, prepare
 from autodeploy.program import Program, ProgramSpec, cache_specs
+from autodeploy.quantization.option import quantize_values
 from autodeploy.recipe import Target
 from autodeploy.resolution import ResolvedRecipe
 from autodeploy.resolution import resolve as resolve_recipe
@@ -128,11 +129,13 @@ def resolve_settings(
     recipe: str,
     workload: str,
     values: Mapping[str, Any],
+    quantize: str | None = None,
     planned: Sequence[Choice] = (),
 ) -> Recipe:
     """The recipe for a model on a device; RecipeError for a name or value that is not valid.
 
-    `planned` are the settings that a cost model has chosen; recipes that the user names lie over them.
+    `quantize` names the scheme of what no rule names. `planned` are the settings that a cost model has chosen; recipes
+    that the user names lie over them.
     """
     registry = discover()
     target = Target(config.model_type, gpu.gpu.name, workload)
@@ -142,7 +145,7 @@ def resolve_settings(
         runtime=RuntimeSettings,
         recipes=registry.recipes,
         recipe=recipe,
-        set_values=values,
+        set_values={**quantize_values(quantize), **values},
         planned=planned,
         providers={name: f"{one.plugin} ({one})" for (kind, name), one in registry.origins.items() if kind == "passes"},
     )
@@ -174,6 +177,7 @@ def optimize(
     gpu: str = "auto",
     *,
     workload: str = "balanced",
+    quantize: str | None = None,
     set: Mapping[str, Any] = MappingProxyType({}),  # noqa: A002 (the command line's name)
     source: TensorSource | None = None,
     fuel: int | None = None,
@@ -183,12 +187,13 @@ def optimize(
 
     The result has a report of each pass in `.history`; `.diff(i)` shows what pass `i` changed, `.verify()` proves that
     all kept the numbers, and `.program` is ready to run. `source` gives the checkpoint's tensors, by name and shape;
-    without one, weights are random. `fuel` bounds the number of rewrites. Raises RecipeError for a recipe, device or
-    option that is not valid.
+    without one, weights are random. `quantize` names a scheme. `fuel` bounds the number of rewrites. Raises
+    RecipeError for a recipe, device or option that is not valid.
     """
     choice = choose_gpu(gpu)
     if isinstance(recipe, str):
-        recipe = resolve_settings(traced.config, choice, recipe=recipe, workload=workload, values=set)
+        options: dict[str, Any] = {"recipe": recipe, "workload": workload, "quantize": quantize}
+        recipe = resolve_settings(traced.config, choice, **options, values=set)
     source = source or RandomSource.of(traced.model)
     device = target_device(choice)
     compiled = compile_graph(traced, recipe, source, device, fuel=fuel, observe=observe)

@@ -72,6 +72,7 @@ def bench(
     workload: opt.Workload = "balanced",
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
+    quantize: opt.Quantize = None,
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
     capture: opt.Capture = None,
@@ -82,7 +83,7 @@ def bench(
     """Measure MODEL, or the program in ARTIFACT, on random prompts: with --run by workloads, else step by step."""
     opt.check_capture(capture)
     opt.check_load_format(load_format)
-    options = opt.build_options(gpu, dtype, recipe, workload, settings, None, None)
+    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, None, None)
     loading = Loading(model, options, load_format, capture, engine)
     if run:
         if batch or ablate:

@@ -49,7 +49,7 @@ def build(
     workload: opt.Workload = "balanced",
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
-    quantize: opt.Quantize = "none",
+    quantize: opt.Quantize = None,
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
     fuel: Fuel = None,
@@ -64,11 +64,11 @@ def build(
     debug: opt.Debug = False,
 ) -> None:
     """Trace MODEL, run the recipe's passes over it, and save the program as a folder."""
-    opt.refuse_later_options(quantize, tp, pp, ep)
+    opt.refuse_later_options(tp, pp, ep)
     opt.check_capture(capture)
     opt.check_load_format(load_format)
     opt.check_out(out)
-    options = opt.build_options(gpu, dtype, recipe, workload, settings, max_batch, max_tokens)
+    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, max_batch, max_tokens)
     if dry_run:
         _show_plan(model, options, as_json)
         return

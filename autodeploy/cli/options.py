@@ -53,7 +53,14 @@ MaxTokens = Annotated[
     int | None,
     typer.Option(min=1, help="The token budget of one step (runtime.max_num_tokens).", rich_help_panel=RUNNING),
 ]
-Quantize = Annotated[str, typer.Option(help="none; others are refused for now.", rich_help_panel=BUILDING)]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEME",
+        help="none, fp8, int8, int4 or another scheme of docs/quantization.md.  [default: the recipe's]",
+        rich_help_panel=BUILDING,
+    ),
+]
 Tp = Annotated[int, typer.Option(min=1, help="GPUs a layer is split over; 1 for now.", rich_help_panel=PLACE)]
 Pp = Annotated[int, typer.Option(min=1, help="GPUs the layers are spread over; 1 for now.", rich_help_panel=PLACE)]
 Ep = Annotated[int, typer.Option(min=1, help="GPUs the experts are spread over; 1 for now.", rich_help_panel=PLACE)]
@@ -75,6 +82,7 @@ class BuildOptions:
     dtype: str
     recipe: str
     workload: str
+    quantize: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
 
     def keywords(self) -> dict[str, Any]:
@@ -87,15 +95,18 @@ def build_options(
     dtype: str,
     recipe: str,
     workload: str,
+    quantize: str | None,
     settings: Iterable[str] | None,
     max_batch: int | None,
     max_tokens: int | None,
 ) -> BuildOptions:
     """Check the options that need no model, and put the short forms of settings under `--set`'s, which win."""
     check_choice("--dtype", dtype, DTYPES)
+    if quantize is not None:
+        check_scheme(quantize)
     short = {"runtime.max_batch_size": max_batch, "runtime.max_num_tokens": max_tokens}
     given = {key: value for key, value in short.items() if value is not None}
-    return BuildOptions(gpu, dtype, recipe, workload, {**given, **parse_settings(settings or ())})
+    return BuildOptions(gpu, dtype, recipe, workload, quantize, {**given, **parse_settings(settings or ())})
 
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
@@ -103,6 +114,13 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
     known = tuple(choices)
     if value not in known:
         raise InputError(f"{option} {value}: not a choice; {nearest(value, known)}")
+
+
+def check_scheme(quantize: str) -> None:
+    """Raise RecipeError, with the nearest name, for a scheme that does not exist."""
+    from autodeploy.quantization import find_scheme  # it needs torch, which `--help` does without
+
+    find_scheme(quantize, "--quantize")
 
 
 def check_capture(capture: str | None) -> None:
@@ -120,10 +138,8 @@ def check_load_format(load_format: str) -> None:
     check_choice("--load-format", load_format, ("auto", "random"))
 
 
-def refuse_later_options(quantize: str, tp: int, pp: int, ep: int) -> None:
+def refuse_later_options(tp: int, pp: int, ep: int) -> None:
     """Raise UnsupportedError for what a later version will do."""
-    if quantize != "none":
-        raise UnsupportedError(f"--quantize {quantize}: this version does not quantize yet; use none")
     for option, value in (("--tp", tp), ("--pp", pp), ("--ep", ep)):
         if value > 1:
             raise UnsupportedError(f"{option} {value}: this version runs on one device; use 1")

@@ -33,6 +33,7 @@ def generate(
     workload: opt.Workload = "balanced",
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
+    quantize: opt.Quantize = None,
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
     max_batch: opt.MaxBatch = None,
@@ -42,7 +43,7 @@ def generate(
     debug: opt.Debug = False,
 ) -> None:
     """Answer prompts with MODEL, or with the program in ARTIFACT."""
-    options = opt.build_options(gpu, dtype, recipe, workload, settings, max_batch, None)
+    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, max_batch, None)
     params = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=stop or None
     )
@@ -70,6 +71,7 @@ def serve(
     workload: opt.Workload = "balanced",
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
+    quantize: opt.Quantize = None,
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
     max_batch: opt.MaxBatch = None,
@@ -80,7 +82,7 @@ def serve(
     debug: opt.Debug = False,
 ) -> None:
     """Serve MODEL, or the program in ARTIFACT, over HTTP as OpenAI's API does."""
-    options = opt.build_options(gpu, dtype, recipe, workload, settings, max_batch, max_tokens)
+    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, max_batch, max_tokens)
     try:
         from autodeploy.runtime.server import listen, run
     except ModuleNotFoundError as error:

@@ -75,7 +75,7 @@ def test_a_dry_run_builds_nothing(run: Command, builder: FakeBuilder, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--quantize", "fp8"), "--quantize fp8: this version does not quantize yet"),
+        (("--quantize", "fp9"), "--quantize fp9: no such scheme; did you mean 'fp8'?"),
         (("--tp", "2"), "--tp 2: this version runs on one device"),
         (("--pp", "2"), "--pp 2"),
         (("--ep", "2"), "--ep 2"),
