@@ -106,8 +106,9 @@ class RandomSource(TensorSource):
 
     @classmethod
     def of(cls, model: nn.Module, seed: int = 0) -> RandomSource:
-        """A checkpoint for `model`, under the model's own names."""
-        return cls(model.state_dict(), seed)
+        """A checkpoint for `model`, under the model's own names, that holds tied weights once."""
+        tied = getattr(model, "all_tied_weights_keys", ())
+        return cls({name: tensor for name, tensor in model.state_dict().items() if name not in tied}, seed)
 
     @override
     def keys(self) -> list[str]:
