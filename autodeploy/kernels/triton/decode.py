@@ -17,7 +17,6 @@ import triton.language as tl
 from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, multiprocessors, overlap
-from autodeploy.kernels.triton.narrow import head_scale
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.scores import bend, key_rows
 
@@ -155,9 +154,8 @@ def _decode_kernel(
         total = tl.where(share == 0, 1.0, total)
     values = tl.zeros((VALUE_WIDTH, BLOCK_ROWS), tl.float32)
 
-    key_unit, value_unit = head_scale(key_scale, kv_head), head_scale(value_scale, kv_head)
-    if key_unit is not None:
-        scale *= key_unit
+    if key_scale is not None:
+        scale *= tl.load(key_scale + kv_head)
     table = page_table + tl.cast(request, tl.int64) * table_stride
     for tile in tl.range(first, tl.minimum(first + length, stop), BLOCK_KEYS, num_stages=STAGES):
         key = tile + tl.arange(0, BLOCK_KEYS)
@@ -187,8 +185,8 @@ def _decode_kernel(
         values = tl.dot(tl.trans(tile_values), weights.to(queries.dtype), values, input_precision="ieee")
         largest = top
 
-    if value_unit is not None:
-        values *= value_unit
+    if value_scale is not None:
+        values *= tl.load(value_scale + kv_head)
     to = out + (row64 * heads + head[None, :]) * value_width + value_column[:, None]
     wanted = real[None, :] & (value_column[:, None] < value_width)
     used = tl.cdiv(span, length)

@@ -115,15 +115,21 @@ def _copy_tiles(
 
 @gluon.jit
 def _clear_unwritten(value_boxes, stop, BLOCK_KEYS: gl.constexpr, WIDTH: gl.constexpr):  # noqa: N803
-    """Zero the rows of the last box of stage 0 that hold no values: a weight of zero does not outweigh NaN."""
+    """Zero the rows of the last tile, in stage 0, that hold no values: a weight of zero does not outweigh NaN.
+
+    Those of the box where the keys stop; if it is the tile's first, the boxes after it are copies of it.
+    """
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-    known = stop % BOX_KEYS
-    if known != 0:
+    COUNT: gl.constexpr = BLOCK_KEYS // BOX_KEYS  # noqa: N806
+    known = stop % BLOCK_KEYS
+    if known % BOX_KEYS != 0:
+        begin = known // BOX_KEYS
         row = gl.expand_dims(gl.arange(0, BOX_KEYS, gl.SliceLayout(1, layout)), 1)
-        for part in gl.static_range(WIDTH // BOX_WIDTH):
-            box = value_boxes.index(part * (BLOCK_KEYS // BOX_KEYS) + stop % BLOCK_KEYS // BOX_KEYS)
-            values = box.load(layout)
-            box.store(gl.where(row < known, values, gl.zeros_like(values)))
+        for one in range(begin, gl.where(begin == 0, COUNT, begin + 1)):
+            for part in gl.static_range(WIDTH // BOX_WIDTH):
+                box = value_boxes.index(part * COUNT + one)
+                values = box.load(layout)
+                box.store(gl.where(one * BOX_KEYS + row < known, values, gl.zeros_like(values)))
         fence_async_shared()
 
 

@@ -18,13 +18,3 @@ def narrow(x, scale, dtype: tl.constexpr):
     elif dtype == tl.float8e4nv:
         x = tl.clamp(x.to(tl.float32), -448.0, 448.0)
     return x.to(dtype)
-
-
-@triton.jit
-def head_scale(scales, head):
-    """The scale of a head; None where there are none."""
-    if scales is None:  # noqa: SIM108  decided when the kernel is compiled
-        scale = None
-    else:
-        scale = tl.load(scales + head)
-    return scale

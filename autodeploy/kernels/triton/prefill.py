@@ -14,7 +14,6 @@ import triton.language as tl
 from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, overlap
-from autodeploy.kernels.triton.narrow import head_scale
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.scores import bend, key_rows
 
@@ -183,9 +182,8 @@ def _prefill_kernel(
         total = tl.zeros((BLOCK_ROWS,), tl.float32)
     values = tl.zeros((BLOCK_ROWS, VALUE_WIDTH), tl.float32)
 
-    key_unit, value_unit = head_scale(key_scale, kv_head), head_scale(value_scale, kv_head)
-    if key_unit is not None:
-        scale *= key_unit
+    if key_scale is not None:
+        scale *= tl.load(key_scale + kv_head)
     table = page_table + tl.cast(request, tl.int64) * table_stride
     stop = past + tl.minimum(end, first + BLOCK_QUERIES)
     edge = stop * 0  # from here on, some row does not see some key
@@ -203,8 +201,8 @@ def _prefill_kernel(
         scale, softcap, slopes, window, kv_heads, key_width, value_width, has_softcap, has_window, True,
         PAGE, BLOCK_KEYS, KEY_WIDTH, VALUE_WIDTH, STAGES,
     )  # fmt: skip
-    if value_unit is not None:
-        values *= value_unit
+    if value_scale is not None:
+        values *= tl.load(value_scale + kv_head)
     values = values / tl.where(total > 0.0, total, 1.0)[:, None]
     tl.store(
         out + (row64[:, None] * heads + head[:, None]) * value_width + value_column[None, :],
