@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -84,6 +84,8 @@ class Device:
     name: str
     compute_capability: tuple[int, int]
     memory_gb: float
+    bandwidth_gb_s: float | None = None
+    """From the clock and the width of its memory, where the driver tells them."""
 
 
 def recipe_folder() -> Path:
@@ -130,11 +132,21 @@ def find_device() -> Device | None:
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)
-    return Device(properties.name, (properties.major, properties.minor), properties.total_memory / 1e9)
+    return Device(
+        properties.name,
+        (properties.major, properties.minor),
+        properties.total_memory / 1e9,
+        _bandwidth(getattr(properties, "memory_clock_rate", 0), getattr(properties, "memory_bus_width", 0)),
+    )
+
+
+def _bandwidth(kilohertz: int, bits: int) -> float | None:
+    """GB/s of memory that moves two words of `bits` a cycle; None where the driver tells neither."""
+    return 2e3 * kilohertz * bits / 8 / 1e9 or None
 
 
 def recognise(device: Device) -> GpuChoice:
-    """The GPU file that names `device`; for a device no file names, the closest one with the device's own memory."""
+    """The GPU file that names `device`; for a device no file names, the closest one with what the driver tells."""
     for gpu in list_gpus():
         if device.name.lower() in (known.lower() for known in gpu.devices):
             return GpuChoice(gpu, f"found {device.name}")
@@ -146,8 +158,14 @@ def recognise(device: Device) -> GpuChoice:
     # Bandwidth is what decode needs most, so the slowest of the newest fitting generation promises the least.
     newest = max(gpu.compute_capability or (0, 0) for gpu in older)
     closest = min((gpu for gpu in older if gpu.compute_capability == newest), key=lambda gpu: gpu.bandwidth_gb_s)
-    own = closest.model_copy(update={"memory_gb": round(device.memory_gb, 1), "title": device.name, "measured": None})
-    return GpuChoice(own, f"no file describes {device.name}; it is planned as {closest.name} with its own memory")
+    own: dict[str, Any] = {"memory_gb": round(device.memory_gb, 1), "title": device.name, "measured": None}
+    if device.bandwidth_gb_s is not None:
+        own["bandwidth_gb_s"] = round(device.bandwidth_gb_s, 1)
+    kept = "memory and bandwidth" if device.bandwidth_gb_s is not None else "memory"
+    return GpuChoice(
+        closest.model_copy(update={**own, "devices": (device.name,), "aliases": ()}),
+        f"no file describes {device.name}; it is planned as {closest.name} with its own {kept}",
+    )
 
 
 def decode_seconds(gpu: Gpu, num_bytes: float, num_flops: float, precision: Precision) -> float:

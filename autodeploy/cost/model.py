@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from autodeploy.artifact import Artifact
-from autodeploy.cost.peak import peak_bytes
+from autodeploy.cost.peak import alive_bytes, peak_bytes
 from autodeploy.cost.step import Cost, StepShape
 from autodeploy.cost.work import META, Work, count_works
 from autodeploy.program import ProgramSpec
@@ -26,12 +26,14 @@ def once(_: Node) -> float:
 class CostModel:
     """Counts what steps of one program cost. Its graph's weights are on the meta device.
 
-    Where the graph has only some of the layers, `times` says for how many calls each stands.
+    Where the graph has only some of the layers, `times` says for how many calls each stands. `twins` are weights that
+    share the memory of another.
     """
 
     graph_module: GraphModule
     spec: ProgramSpec
     times: Callable[[Node], float] = once
+    twins: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, artifact: Artifact) -> CostModel:
@@ -58,9 +60,13 @@ class CostModel:
         """The memory that a step takes for its activations."""
         return peak_bytes(self.graph_module, self._inputs(shape))
 
+    def alive_bytes(self, shape: StepShape) -> list[tuple[str, int]]:
+        """The same after each call of the step, by its name, in order."""
+        return alive_bytes(self.graph_module, self._inputs(shape))
+
     def weight_bytes(self) -> float:
         """The size of all weights."""
-        nodes = self.graph_module.graph.find_nodes(op="get_attr")
+        nodes = [one for one in self.graph_module.graph.find_nodes(op="get_attr") if one.target not in self.twins]
         sizes = {str(node.target): self._size(node) * max(map(self.times, node.users)) for node in nodes}
         return sum(sizes.values())
 

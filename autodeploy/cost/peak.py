@@ -14,13 +14,18 @@ META = torch.device("meta")
 
 
 def peak_bytes(graph_module: GraphModule, inputs: list[Tensor]) -> int:
-    """The most that is alive at once besides inputs and weights, all of which are on the meta device.
+    """The most that is alive at once besides inputs and weights, all of which are on the meta device."""
+    return max((size for _, size in alive_bytes(graph_module, inputs)), default=0)
+
+
+def alive_bytes(graph_module: GraphModule, inputs: list[Tensor]) -> list[tuple[str, int]]:
+    """What is alive besides inputs and weights after each call, by its name, in order.
 
     Each value lives until its last user has run; views share the memory of what they view.
     """
     meter = _Meter(graph_module)
     meter.run(*inputs)
-    return meter.peak
+    return meter.alive
 
 
 class _Meter(Interpreter):
@@ -28,7 +33,7 @@ class _Meter(Interpreter):
 
     def __init__(self, graph_module: GraphModule) -> None:
         super().__init__(graph_module)
-        self.peak = 0
+        self.alive: list[tuple[str, int]] = []
         self.given: set[int] = set()
 
     def call_function(self, target: Callable[..., Any] | str, args: Any, kwargs: Any) -> Any:
@@ -45,9 +50,10 @@ class _Meter(Interpreter):
             self.given.update(_storages(result))
         elif n.op == "call_function":
             alive: dict[int, int] = _storages(result)
-            for value in self.env.values():
-                alive.update(_storages(value))
-            self.peak = max(self.peak, sum(size for key, size in alive.items() if key not in self.given))
+            for node, value in self.env.items():
+                if node.op == "call_function":  # inputs and weights are many, and do not count
+                    alive.update(_storages(value))
+            self.alive.append((n.name, sum(size for key, size in alive.items() if key not in self.given)))
         return result
 
 

@@ -75,37 +75,42 @@ def count_model(config: PretrainedConfig) -> Counted:
 
 
 def sample_layers(config: PretrainedConfig, counted: Counted) -> Sample:
-    """The fewest first layers that hold every kind, that of the first twice.
+    """The fewest layers that hold every kind, that of the first twice: picked, or else all up to the last of them.
 
     The first stands for itself, since its norm joins no residual; the others share what is left of their kind.
     """
-    length = _length(counted.layers)
-    if length == len(counted.layers):
-        return Sample(config, length)
-    return Sample(_shortened(config, length), len(counted.layers), counted.path, _weights(counted.layers, length))
+    layers = counted.layers
+    wanted = _representatives(layers)
+    if len(wanted) == len(layers):
+        return Sample(config, len(layers))
+    short = _shortened(config, wanted)
+    if count_model(short).layers != tuple(layers[index] for index in wanted):  # its code counts layers by itself
+        wanted = list(range(wanted[-1] + 1))
+        short = _shortened(config, wanted)
+    return Sample(short, len(layers), counted.path, _weights(layers, [layers[index] for index in wanted]))
 
 
-def _length(layers: tuple[Hashable, ...]) -> int:
-    """How many first layers hold every kind, and that of the first twice if it comes again."""
-    first = {kind: layers.index(kind) + 1 for kind in set(layers)}
-    again = [index + 1 for index, kind in enumerate(layers[1:], start=1) if kind == layers[0]]
-    return max([*first.values(), *again[:1]], default=0)
+def _representatives(layers: tuple[Hashable, ...]) -> list[int]:
+    """The first layer of each kind, and the second of the first layer's."""
+    first = {layers.index(kind) for kind in set(layers)}
+    again = [index for index, kind in enumerate(layers) if index and kind == layers[0]]
+    return sorted({*first, *again[:1]})
 
 
-def _weights(layers: tuple[Hashable, ...], length: int) -> tuple[float, ...]:
-    kept, left = Counter(layers[1:length]), Counter(layers[1:])
-    return (1.0, *(left[kind] / kept[kind] for kind in layers[1:length]))
+def _weights(layers: tuple[Hashable, ...], kept: list[Hashable]) -> tuple[float, ...]:
+    there, left = Counter(kept[1:]), Counter(layers[1:])
+    return (1.0, *(left[kind] / there[kind] for kind in kept[1:]))
 
 
-def _shortened(config: PretrainedConfig, length: int) -> PretrainedConfig:
-    """A copy with `length` layers, in which lists that hold a value for each layer are cut too."""
+def _shortened(config: PretrainedConfig, wanted: list[int]) -> PretrainedConfig:
+    """A copy with the `wanted` layers alone, also in lists that hold a value for each layer."""
     short = copy.deepcopy(config)
     text = short.get_text_config()
     whole = text.num_hidden_layers
     for name, value in vars(text).items():
         if isinstance(value, list) and len(value) == whole:
-            setattr(text, name, value[:length])
-    text.num_hidden_layers = length
+            setattr(text, name, [value[index] for index in wanted])
+    text.num_hidden_layers = len(wanted)
     return short
 
 

@@ -86,7 +86,9 @@ def estimate_model(config: PretrainedConfig, gpu: Gpu, dtype: torch.dtype, recip
     spec = program_spec(replace(traced, config=config), graph_module)
     if spec is None:
         raise UnsupportedError(f"model type {config.model_type!r} is no causal language model")
-    return Estimate(config, gpu, dtype, counted, sample, CostModel(graph_module, spec, sample.times), Pace.of(gpu))
+    twins = frozenset(name for name, owner in context.weights.owners().items() if name != owner)
+    model = CostModel(graph_module, spec, sample.times, twins)
+    return Estimate(config, gpu, dtype, counted, sample, model, Pace.of(gpu))
 
 
 def planning_kernels(device: torch.device) -> KernelTable:

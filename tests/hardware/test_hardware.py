@@ -21,6 +21,7 @@ NAMES = [
     "a10",
     "a100-40",
     "a100-80",
+    "a10g",
     "b200",
     "cpu",
     "gb200",
@@ -80,7 +81,14 @@ def test_an_undescribed_device_falls_back_with_a_sentence() -> None:
     choice = recognise(Device("NVIDIA H20", (9, 0), 102.3))
     assert choice.gpu.memory_gb == 102.3
     assert choice.gpu.compute_capability == (9, 0)
-    assert "no file describes NVIDIA H20" in choice.reason
+    assert choice.reason == "no file describes NVIDIA H20; it is planned as h100-pcie with its own memory"
+
+
+def test_an_undescribed_device_keeps_the_bandwidth_that_its_driver_tells() -> None:
+    choice = recognise(Device("NVIDIA H20", (9, 0), 102.3, 4022.8))
+    assert choice.gpu.bandwidth_gb_s == 4022.8
+    assert choice.gpu.tflops == load_gpu("h100-pcie").tflops
+    assert choice.reason.endswith("it is planned as h100-pcie with its own memory and bandwidth")
 
 
 def test_a_device_older_than_all_is_refused() -> None:
