@@ -21,6 +21,16 @@ def value(node: Node) -> Tensor:
     return result
 
 
+def form(node: Node) -> tuple[torch.dtype, tuple[int | None, ...]]:
+    """The dtype of a node's result and its sizes, None for those that vary: a loaded graph has them as text only."""
+    if "val" in node.meta:
+        result = value(node)
+        return result.dtype, tuple(size if isinstance(size, int) else None for size in result.shape)
+    name, _, sizes = str(node.meta["val_text"]).rstrip("]").partition("[")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype, tuple(int(size) if size.isdigit() else None for size in sizes.split(", ") if size)
+
+
 def module_of(node: Node) -> str:
     """The class of the module whose code made `node`."""
     stack = list(node.meta.get("nn_module_stack", {}).values())

@@ -9,7 +9,7 @@ import torch
 from torch.fx import Graph, Node
 
 from autodeploy import ops
-from autodeploy.graph.nodes import arguments, calls_of, value
+from autodeploy.graph.nodes import arguments, calls_of, form, value
 from autodeploy.kernels.storage import PLAIN, Storage
 
 LINEAR = (ops.linear.overload, ops.gated_linear.overload)
@@ -37,8 +37,10 @@ class Matmul:
     def of(cls, call: Node) -> Matmul:
         """What a call of one of `MATMULS` computes."""
         named = arguments(call)
-        n, k = int(value(named["weight"]).shape[0]), int(value(named["x"]).shape[-1])
-        return cls(n, k, _name(value(call).dtype), named["bias"] is not None, named.get("kind", ""), _storage(named))
+        n, k = form(named["weight"])[1][0], form(named["x"])[1][-1]
+        assert n is not None
+        assert k is not None
+        return cls(n, k, _name(form(call)[0]), named["bias"] is not None, named.get("kind", ""), _storage(named))
 
     @property
     def op(self) -> torch._ops.OpOverload:
@@ -70,12 +72,10 @@ def _name(dtype: torch.dtype) -> str:
 def _storage(named: dict[str, Any]) -> Storage:
     """How the weight of a call is stored, from its arguments by name."""
     if "x_scale" in named:
-        scale, x_scale = value(named["weight_scale"]), value(named["x_scale"])
+        scale, groups_of_x = value(named["weight_scale"]), form(named["x_scale"])[1]
         format = "int8" if value(named["weight"]).dtype == torch.int8 else "fp8"
         rows, groups = map(int, scale.shape)
-        return Storage(
-            format, _name(scale.dtype), rows, groups, x_groups=int(x_scale.shape[-1]) if x_scale.dim() else 0
-        )
+        return Storage(format, _name(scale.dtype), rows, groups, x_groups=(groups_of_x or (0,))[-1] or 0)
     if "format" in named:
         scale, zero = value(named["scale"]), named["zero"]
         zeros = "" if zero is None else _name(value(zero).dtype)
