@@ -5,34 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-from autodeploy import artifact
-from autodeploy.artifact import Artifact
-from autodeploy.artifact.manifest import MANIFEST
-from autodeploy.builder import build
 from autodeploy.cache import cache_dir
-from autodeploy.discovery import kernel_table
-from autodeploy.errors import InputError, RecipeError, UnsupportedError, nearest
-from autodeploy.hardware import choose_gpu
-from autodeploy.hub.pull import pull
-from autodeploy.kernels import native
-from autodeploy.program import Program, ProgramSpec
+from autodeploy.errors import InputError, RecipeError, nearest
 from autodeploy.progress import NullProgress, Progress, stage
-from autodeploy.runtime.core import EngineCore
 from autodeploy.runtime.engine import Engine
 from autodeploy.runtime.link import Link
 from autodeploy.runtime.llm import LLM as RuntimeLLM  # noqa: N811 (a class with an acronym's name)
 from autodeploy.runtime.messages import Start
 from autodeploy.runtime.protocol import Core
 from autodeploy.runtime.remote import RemoteCore
-from autodeploy.runtime.settings import RuntimeSettings
-from autodeploy.tuning import matmuls_of, tune
+from autodeploy.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # torch and transformers take seconds to import: a worker starts before that
+    from autodeploy.artifact import Artifact
 
 ENGINES = ("auto", "inline", "process")
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -64,21 +54,32 @@ class LLM(RuntimeLLM):
         progress: Progress | None = None,
     ) -> None:
         progress = progress or NullProgress()
-        settings = {key: value for key, value in set.items() if key.startswith("runtime.")}
-        options = {"dtype": dtype, "recipe": recipe, "workload": workload, "load_format": load_format}
-        found = find_artifact(model, gpu=gpu, set=set, progress=progress, **options, quantize=quantize)
         if engine not in ENGINES:
             raise InputError(f"engine={engine!r}: not a choice; {nearest(engine, ENGINES)}")
-        if engine == "auto":
-            engine = "inline" if found.manifest.devices[0] == "cpu" else "process"
-        with stage(progress, "load"):
-            if engine == "process":
-                core: Core = RemoteCore(Link.start(Start(str(found.path.resolve()), gpu, capture, settings)))
-            else:
-                core = load_core(found, gpu, capture, settings)
-            for sentence in core.notes:
-                progress.note(sentence)
-            super().__init__(Engine(core, _tokenizer(found)))
+        settings = {key: value for key, value in set.items() if key.startswith("runtime.")}
+        options = {"dtype": dtype, "recipe": recipe, "workload": workload, "load_format": load_format}
+
+        def start(folder: Path) -> Link:
+            return Link.start(Start(str(folder.resolve()), gpu, capture, settings))
+
+        with ExitStack() as on_failure:
+            link = start(Path(model)) if engine != "inline" and is_for_gpu(Path(model)) else None
+            if link is not None:
+                on_failure.callback(link.close)
+            found = find_artifact(model, gpu=gpu, set=set, progress=progress, **options, quantize=quantize)
+            if engine == "auto":
+                engine = "inline" if found.manifest.devices[0] == "cpu" else "process"
+            with stage(progress, "load"):
+                if engine == "process":
+                    link = link or start(found.path)
+                    tokenizer = _tokenizer(found)  # while the worker loads
+                    core: Core = RemoteCore(link)
+                else:
+                    core, tokenizer = _load_here(found, gpu, capture, settings), _tokenizer(found)
+                for sentence in core.notes:
+                    progress.note(sentence)
+            on_failure.pop_all()
+        super().__init__(Engine(core, tokenizer))
 
 
 def find_artifact(
@@ -95,6 +96,10 @@ def find_artifact(
     the build.
     Raises InputError (or one of its kinds) for a model or option that is not valid.
     """
+    from autodeploy import artifact
+    from autodeploy.artifact.manifest import MANIFEST
+    from autodeploy.hub.pull import pull
+
     local = Path(model) if (Path(model) / MANIFEST).is_file() else pull(str(model), progress)
     if local is not None:
         _refuse_decided(model, set, **options)
@@ -103,48 +108,25 @@ def find_artifact(
     return _build(str(model), {"gpu": gpu, **options, "set": decided}, progress)
 
 
-def load_core(
-    found: Artifact, gpu: str = "auto", capture: str | None = None, settings: Mapping[str, Any] = _NONE
-) -> EngineCore:
-    """A core in this process over an artifact, with `runtime.*` settings laid over its own.
-
-    `capture` is "none", "compile", "cudagraph" or, with None, what pays: CUDA graphs where there is a GPU.
-    """
-    if capture == "cudagraph" and found.manifest.devices[0] == "cpu":
-        raise UnsupportedError(f"capture='cudagraph': {found.path} was built for a CPU; use none or compile")
-    program = load_program(found, gpu, capture)
-    resolved = _settings(found, settings)
-    if capture is not None:
-        resolved = resolved.model_copy(update={"cuda_graphs": capture == "cudagraph"})
-    return EngineCore(program, resolved, _eos_token_ids(found), _notes(program))
+def is_for_gpu(folder: Path) -> bool:
+    """Whether a folder is an artifact for a GPU, seen at once; what is wrong with it is not found here."""
+    try:
+        devices: object = json.loads((folder / "manifest.json").read_bytes())["devices"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return devices != ["cpu"]
 
 
-def load_program(found: Artifact, gpu: str = "auto", capture: str | None = None) -> Program:
-    """The program of an artifact with its weights on the device it was built for; InputError when that is not here."""
-    device = torch.device(found.manifest.devices[0])
-    if gpu != "auto" and choose_gpu(gpu).gpu.is_cpu != (device.type == "cpu"):
-        raise InputError(f"--gpu {gpu}: {found.path} was built for {device.type}; build it again for {gpu}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f"{found.path} was built for a CUDA device, and this machine has none; build it with --gpu cpu"
-        )
-    spec = ProgramSpec.from_dict(found.manifest.details["program"])  # type: ignore[arg-type]
-    graph_module, table = found.graph_module(), kernel_table(device)
-    tuning = tune(matmuls_of(graph_module.graph), table, device, found.tuning)
-    weights = found.read_weights(device)
-    return Program(graph_module, weights, table, device, spec, capture, tuning)
+def _load_here(found: Artifact, gpu: str, capture: str | None, settings: Mapping[str, Any]) -> Core:
+    from autodeploy.loading import load_core
 
-
-def _notes(program: Program) -> list[str]:
-    """What the user should know of how the program runs here."""
-    notes = [*kernel_table(program.device).notes, *program.notes]
-    if program.device.type == "cpu" and native.why_unavailable() is not None:
-        notes.append(f"operators run through plain PyTorch, which is slower: {native.why_unavailable()}")
-    return notes
+    return load_core(found, gpu, capture, settings)
 
 
 def _build(model: str, options: dict[str, Any], progress: Progress) -> Artifact:
     """An artifact in the user's cache: one folder for a model and its options, built again when the model changes."""
+    from autodeploy.builder import build
+
     name = hashlib.sha256(json.dumps([model, options], sort_keys=True, default=str).encode()).hexdigest()[:20]
     folder = cache_dir() / "programs" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -162,28 +144,11 @@ def _refuse_decided(model: str | Path, values: Mapping[str, Any], **options: str
             raise RecipeError(f"--set {key}: {model} is an artifact, whose passes have run; only runtime.* can change")
 
 
-def _settings(found: Artifact, values: Mapping[str, Any]) -> RuntimeSettings:
-    """The artifact's runtime settings with `runtime.*` values laid over them."""
-    changed = {key.removeprefix("runtime."): value for key, value in values.items()}
-    for key in changed:
-        if key not in RuntimeSettings.model_fields:
-            raise RecipeError(f"--set runtime.{key}: no such setting; {nearest(key, RuntimeSettings.model_fields)}")
-    return RuntimeSettings(**{**found.recipe["runtime"], **changed})
-
-
-def _tokenizer(found: Artifact) -> PreTrainedTokenizerBase | None:
+def _tokenizer(found: Artifact) -> Tokenizer | None:
     """The artifact's tokenizer; None when the model came without one, and serves token ids."""
     if not any(name.startswith("tokenizer") for name in found.manifest.files):
         return None
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(found.path)
+    from transformers import AutoTokenizer
+
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(found.path)
     return tokenizer
-
-
-def _eos_token_ids(found: Artifact) -> tuple[int, ...]:
-    """The tokens that end an answer: the generation config's, or else the model's."""
-    file = found.path / "generation_config.json"
-    generation = json.loads(file.read_text()) if file.is_file() else {}
-    ids = generation.get("eos_token_id", found.config.get("eos_token_id"))
-    if ids is None:
-        return ()
-    return tuple(ids) if isinstance(ids, list) else (ids,)

@@ -7,12 +7,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch.fx import GraphModule
-from transformers import PretrainedConfig
 
 from autodeploy.errors import RecipeError
 from autodeploy.graph.origin import spread_origins
@@ -23,6 +22,9 @@ from autodeploy.rewrite import Miss, Place, RewriteResult, Rule, apply_rules
 from autodeploy.rewrite.place import closest, counts, fold
 from autodeploy.tuning import Tuning
 from autodeploy.weights import WeightPlan
+
+if TYPE_CHECKING:  # passes are loaded to serve, which takes no transformers
+    from transformers import PretrainedConfig
 
 
 class Stage(IntEnum):

@@ -13,7 +13,8 @@ from autodeploy.graph.copy import copy_graph
 from autodeploy.kernels import KernelTable
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.resolution import ResolvedRecipe
-from autodeploy.weights import WeightPlan, plan_weights
+from autodeploy.weights import WeightPlan
+from autodeploy.weights.checkpoint import plan_weights
 from autodeploy.weights.source import TensorSource
 
 

@@ -82,7 +82,7 @@ def measure(what: str, folder: str) -> None:
     """Print the peak of one of the two, in MB."""
     from transformers import LlamaConfig
 
-    import autodeploy.llm
+    import autodeploy.loading
     from autodeploy import artifact, builder
     from autodeploy.kernels import native
 
@@ -93,7 +93,7 @@ def measure(what: str, folder: str) -> None:
     if what == "build":
         print(peak_mb(lambda: builder.build(folder, out=target, gpu="cpu", dtype="bf16")))
     else:
-        print(peak_mb(lambda: autodeploy.llm.load_program(artifact.load(target))))
+        print(peak_mb(lambda: autodeploy.loading.load_program(artifact.load(target))))
 
 
 def main() -> None:

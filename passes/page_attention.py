@@ -8,9 +8,9 @@ import torch
 from torch.fx import GraphModule, Node
 
 from autodeploy.errors import UnsupportedError
-from autodeploy.export.rows import check_attention_count, check_rows
 from autodeploy.graph.inputs import add_placeholder
 from autodeploy.graph.nodes import arguments, calls_of, insert_call, module_of, value
+from autodeploy.graph.rows import check_attention_count, check_rows
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite.apply import erase_unused
 

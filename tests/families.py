@@ -15,13 +15,14 @@ from transformers import PretrainedConfig
 
 from autodeploy.export import Traced, trace_model
 from autodeploy.hardware import choose_gpu
-from autodeploy.kernels import KernelTable, builtin_kernels
+from autodeploy.kernels import KernelTable, builtin_kernels, reference
 from autodeploy.optimizer import Recipe, resolve_settings
 from autodeploy.pipeline import Context, Pass, PassReport, run_passes
 from autodeploy.program import Program, ProgramSpec, cache_specs
 from autodeploy.runtime.model import StepInputs
 from autodeploy.testing.families import MAX_POSITIONS, VOCAB_SIZE, Options, config_with, tiny_config
-from autodeploy.weights import MemorySource, WeightPlan, plan_weights
+from autodeploy.weights import MemorySource, WeightPlan
+from autodeploy.weights.checkpoint import plan_weights
 from autodeploy.weights.source import TensorSource
 
 
@@ -35,6 +36,10 @@ def kernel_table(device: str = "cpu") -> KernelTable:
     return builtin_kernels(device)
 
 
+REFERENCES = KernelTable(reference.kernels())
+"""No kernels but the references: what every machine makes of a graph, with a compiler or without."""
+
+
 def default_recipe(config: PretrainedConfig, **values: Any) -> Recipe:
     """The default recipe for the CPU."""
     return resolve_settings(config, choose_gpu("cpu"), recipe="auto", workload="balanced", values=values)
@@ -45,14 +50,16 @@ def default_passes(config: PretrainedConfig, **values: Any) -> list[Pass]:
     return [one for _, one in default_recipe(config, **values).passes]
 
 
-def context_of(traced: Traced, source: TensorSource, device: str = "cpu", **options: Any) -> Context:
-    """What the passes know of a traced model whose weights come from `source`."""
+def context_of(
+    traced: Traced, source: TensorSource, device: str = "cpu", kernels: KernelTable | None = None, **options: Any
+) -> Context:
+    """What the passes know of a traced model whose weights come from `source`; with the device's kernels by default."""
     weights = plan_weights(traced.model, source)  # type: ignore[arg-type]
     for name, tensor in traced.constants.items():
         if name not in weights:
             weights.add_constant(name, tensor)
     weights.prune(traced.graph_module)
-    return Context(traced.config, weights, torch.device(device), kernels=kernel_table(device), **options)
+    return Context(traced.config, weights, torch.device(device), kernels=kernels or kernel_table(device), **options)
 
 
 @dataclass(frozen=True)

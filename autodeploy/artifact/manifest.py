@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import transformers
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from autodeploy.errors import ArtifactError
@@ -50,7 +49,7 @@ def versions() -> dict[str, str]:
     return {
         "autodeploy": version("fx-autodeploy"),
         "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
     }
 
 

@@ -17,8 +17,8 @@ from autodeploy.errors import AutodeployError, UnsupportedError
 from autodeploy.export.fake import as_if_on_cpu, lost_constants, move_to_meta
 from autodeploy.export.lift import lift_attributes
 from autodeploy.export.limits import export_within
-from autodeploy.export.rows import check_attention_count, check_rows
 from autodeploy.export.transformers_model import build_meta_model, freeze_rotary_scaling, uses_registry
+from autodeploy.graph.rows import check_attention_count, check_rows
 
 _EXAMPLE_TOKENS = 8
 
@@ -38,6 +38,12 @@ class Traced:
     """Tokens up to which the trace is exact, when that is less than what the config promises."""
     inputs: tuple[torch.Tensor, ...] = field(default=(), repr=False)
     """What a module of a user's was called with; nothing for a model of transformers, which takes tokens."""
+
+    def _repr_html_(self) -> str:
+        """How it looks in a notebook: the graph, folded by module and layer."""
+        from autodeploy.inspect import view_graph  # views know graphs, not the other way round
+
+        return view_graph(self)._repr_html_()
 
 
 def trace_model(config: PretrainedConfig, dtype: torch.dtype) -> Traced:

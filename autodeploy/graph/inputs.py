@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
 
 from autodeploy.graph.attributes import set_attribute
 from autodeploy.graph.nodes import fake_mode_of
@@ -23,6 +22,8 @@ def insert_weight(gm: GraphModule, name: str, like: Tensor) -> Node:
 
 def add_placeholder(gm: GraphModule, name: str, shape: tuple[int | None, ...], dtype: torch.dtype) -> Node:
     """Append an input of `shape`, where None is a dynamic size, after the graph's other inputs."""
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext  # half a second
+
     example = torch.empty([_ANY_SIZE if size is None else size for size in shape], dtype=dtype, device="meta")
     dynamic = [DimDynamic.DYNAMIC if size is None else DimDynamic.STATIC for size in shape]
     mode = fake_mode_of(gm.graph)

@@ -1,7 +1,9 @@
-"""Weights as a plan: lazy expressions over checkpoint tensors, read once the graph is final."""
+"""Weights as a plan: lazy expressions over checkpoint tensors, read once the graph is final.
+
+`plan_weights` is in `autodeploy.weights.checkpoint`, since it takes transformers, which serving does without.
+"""
 
 from autodeploy.weights.arithmetic import InverseRoot, Subtract, scale_rows
-from autodeploy.weights.checkpoint import plan_weights
 from autodeploy.weights.dequantized import Dequantized, stored, why_apart
 from autodeploy.weights.expression import Add, Box, Cast, Constant, Expression, Multiply, Stored
 from autodeploy.weights.layout import Concat, Expand, Permute, Reshape, Slice, Stack, chunk, transpose
@@ -35,7 +37,6 @@ __all__ = [
     "TensorSource",
     "WeightPlan",
     "chunk",
-    "plan_weights",
     "scale_rows",
     "stored",
     "transpose",

@@ -150,7 +150,8 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_gguf_becomes_a_plain_folder_that_speaks(smollm2: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from autodeploy.weights import SafetensorsSource, plan_weights
+    from autodeploy.weights import SafetensorsSource
+    from autodeploy.weights.checkpoint import plan_weights
 
     tokenizer: Any = AutoTokenizer.from_pretrained(smollm2)
     model: Any = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16)

@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from autodeploy import artifact
 from autodeploy.kernels import KernelTable, reference_kernel
-from autodeploy.llm import load_program
+from autodeploy.loading import load_program
 from autodeploy.ops import OPS
 from autodeploy.program import CacheSpec, Program, ProgramSpec, bind, cache_specs
 from autodeploy.runtime.model import StepInputs

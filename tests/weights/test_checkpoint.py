@@ -24,8 +24,8 @@ from transformers import (
 from transformers.core_model_loading import Chunk, Interleave, PermuteForRope, Transpose
 
 from autodeploy.errors import CheckpointError, UnsupportedError
-from autodeploy.weights import MemorySource, RandomSource, SafetensorsSource, Stored, plan_weights
-from autodeploy.weights.checkpoint import natural_order
+from autodeploy.weights import MemorySource, RandomSource, SafetensorsSource, Stored
+from autodeploy.weights.checkpoint import natural_order, plan_weights
 from autodeploy.weights.conversion import OPERATIONS, Target
 
 

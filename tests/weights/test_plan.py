@@ -11,7 +11,8 @@ from transformers import LlamaConfig
 
 from autodeploy.errors import InvariantError
 from autodeploy.graph.attributes import delete_attribute, get_attribute, set_attribute
-from autodeploy.weights import Concat, MemorySource, Slice, Stored, WeightPlan, chunk, plan_weights, used_by
+from autodeploy.weights import Concat, MemorySource, Slice, Stored, WeightPlan, chunk, used_by
+from autodeploy.weights.checkpoint import plan_weights
 
 
 @pytest.fixture

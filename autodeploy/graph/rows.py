@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import SymInt, Tensor
 from torch.fx import GraphModule, Node
-from transformers import PretrainedConfig
 
 import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
 from autodeploy.errors import UnsupportedError
 from autodeploy.graph.nodes import arguments, calls_of, is_call, module_of
+
+if TYPE_CHECKING:  # passes are loaded to serve, which takes no transformers
+    from transformers import PretrainedConfig
 
 aten = torch.ops.aten
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autodeploy.errors import UnsupportedError
-from autodeploy.export.rows import check_rows
+from autodeploy.graph.rows import check_rows
 from tests.graphs import trace
 
 
