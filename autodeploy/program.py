@@ -13,6 +13,8 @@ from torch.fx.node import map_aggregate
 
 from autodeploy.capture import capture_graph
 from autodeploy.kernels import Kernel, KernelTable
+from autodeploy.kernels.native import why_unavailable
+from autodeploy.kernels.native.steps import RecordedSteps, why_not_recordable
 from autodeploy.runtime.model import StepInputs
 from autodeploy.tuning.choices import MATMULS, Choices, Matmul
 from autodeploy.tuning.dispatch import tuned_linear
@@ -21,6 +23,7 @@ from autodeploy.tuning.session import Tuning
 _STEP_INPUTS = frozenset(StepInputs.__dataclass_fields__)
 _UNTUNED = Tuning()
 _NONE_CHOSEN = _UNTUNED.choices
+_MOST_RECORDED_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,9 @@ class Program:
         """What the user should know of how the program runs."""
         module = GraphModule(nn.Module(), bound)
         self._run: Callable[..., Tensor] = module.forward
+        records = device.type == "cpu" and capture is None and why_not_recordable(bound) is None
+        records = records and why_unavailable() is None
+        self._decode = RecordedSteps(bound, self._weights) if records else None
 
     @property
     def vocab_size(self) -> int:
@@ -132,8 +138,16 @@ class Program:
     def forward(self, inputs: StepInputs, cache: list[Tensor]) -> Tensor:
         """Write the tokens into the cache, and return the logits `[R, vocab_size]` in the program's dtype."""
         step = [_as_row(name, getattr(inputs, name)) for name in self._order]
+        if self._decode is not None and _is_recorded(inputs):
+            return self._decode.run(step, cache)[0]
         logits: Tensor = self._run(*step, *cache, *self._weights)
         return logits[0]
+
+
+def _is_recorded(inputs: StepInputs) -> bool:
+    """Whether a step is a decode of few rows: larger ones take the host no time to speak of."""
+    rows = len(inputs.input_ids)
+    return rows <= _MOST_RECORDED_ROWS and rows == len(inputs.context_len) == len(inputs.logit_rows)
 
 
 def _as_row(name: str, tensor: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from autodeploy.pipeline import Stage, run_passes
 from autodeploy.testing import assert_counts, graph_text, op_counts
 from autodeploy.testing.families import FAMILIES
 from autodeploy.weights.source import RandomSource
-from tests.families import config_of, context_of, default_passes
+from tests.families import REFERENCES, config_of, context_of, default_passes
 from tests.graphs import num_until
 
 QUICK = ("llama", "gemma3_text", "gpt2")
@@ -34,7 +34,7 @@ LEFT_OVER = (
 def test_the_graph_is_the_golden_one(family: str, golden: Callable[[str, Path], None]) -> None:
     config = config_of(family)
     traced = trace_model(config, torch.float32)
-    context = context_of(traced, RandomSource.of(traced.model))
+    context = context_of(traced, RandomSource.of(traced.model), kernels=REFERENCES)
     passes = default_passes(config)
     end = num_until(passes, Stage.CANONICALIZE)
     graph_module = traced.graph_module

@@ -20,7 +20,7 @@ from autodeploy.kernels import reference_kernel
 from autodeploy.pipeline import Context, Pass, PassReport, run_passes
 from autodeploy.testing.families import FAMILIES, HAND_WRITTEN_FAMILIES, tiny_model
 from autodeploy.weights import MemorySource
-from tests.families import config_of, context_of, default_passes, step_of
+from tests.families import REFERENCES, config_of, context_of, default_passes, step_of
 
 QUICK = ("llama", "gemma3_text", "gpt2", "stablelm", "cohere", "opt")
 TOKENS = [5, 17, 3, 88, 42, 7, 7, 61, 30, 12]
@@ -39,7 +39,7 @@ class Subject:
         self.source = MemorySource(dict(tiny_model(self.config).state_dict()))
         traced = trace_model(self.config, torch.float32)
         self.graph_module: GraphModule = traced.graph_module
-        self.context: Context = context_of(traced, self.source, fuel=fuel)
+        self.context: Context = context_of(traced, self.source, kernels=REFERENCES, fuel=fuel)
 
     def run(self, passes: list[Pass]) -> list[PassReport]:
         return run_passes(self.graph_module, passes, self.context)

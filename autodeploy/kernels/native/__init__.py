@@ -7,6 +7,7 @@ a prompt was cut into chunks.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ LIBRARY = torch.library.Library("autodeploy_native", "FRAGMENT")  # type: ignore
 for _op in (
     ops.linear,
     ops.linear_activation,
+    ops.gated_linear,
     ops.rms_norm,
     ops.layer_norm,
     ops.add_rms_norm,
@@ -32,6 +34,7 @@ for _op in (
     ops.gated_activation,
     ops.rope,
     ops.paged_attention,
+    ops.rope_paged_attention,
 ):
     LIBRARY.define(_op.schema)  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"autodeploy_native::{_op.name}", _op.fake, lib=LIBRARY)
@@ -55,6 +58,7 @@ def kernels() -> tuple[Kernel, ...]:
     return (
         _kernel(ops.linear, _one_dtype),
         _kernel(ops.linear_activation, _known_projection),
+        _kernel(ops.gated_linear, _known_projection),
         _kernel(ops.rms_norm, _one_dtype),
         _kernel(ops.layer_norm, _one_dtype),
         _kernel(ops.add_rms_norm, _like_residual),
@@ -64,6 +68,7 @@ def kernels() -> tuple[Kernel, ...]:
         _kernel(ops.gated_activation, _like_halves),
         _kernel(ops.rope, _wide_angles),
         _kernel(ops.paged_attention, _one_cache_dtype),
+        _kernel(ops.rope_paged_attention, _rotates_into_cache),
     )
 
 
@@ -128,3 +133,24 @@ def _one_cache_dtype(
     if alibi_slopes is not None and alibi_slopes.dtype != torch.float32:
         return "the slopes of ALiBi are not float32"
     return _one_dtype(q, k, v, key_pages, value_pages, sinks)
+
+
+def _rotates_into_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_pages: Tensor,
+    value_pages: Tensor,
+    query_start: Tensor,
+    context_len: Tensor,
+    page_table: Tensor,
+    slots: Tensor,
+    scale: float,
+    interleaved: bool = False,
+    *options: Any,
+    **named: Any,
+) -> str | None:
+    step = (key_pages, value_pages, query_start, context_len, page_table, slots, scale)
+    return _wide_angles(q, cos, sin) or _one_cache_dtype(q, k, v, *step, *options, **named)

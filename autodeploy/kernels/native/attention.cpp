@@ -74,8 +74,9 @@ class Step {
   public:
     explicit Step(const Attention<T>& step) : s(step), group(step.heads / step.kv_heads) {}
 
-    void write_cache() const {
-        for (long row = 0; row < s.tokens; ++row) {
+    void write_cache(const Team& team) const {
+        const auto [first, last] = team.share(s.tokens);
+        for (long row = first; row < last; ++row) {
             const long page = s.slots[row] / s.page_size, offset = s.slots[row] % s.page_size;
             for (long head = 0; head < s.kv_heads; ++head) {
                 const long at = (page * s.kv_heads + head) * s.page_size + offset;
@@ -247,66 +248,64 @@ class Step {
     const long group;
 };
 
-// One after the other, each with its keys shared among the threads.
+// A step whose blocks are few and long: each has its keys shared among the threads.
 template <class T>
-void attend_in_pieces(const Step<T>& step, const Attention<T>& s, const std::vector<Block>& blocks, int threads) {
-    const long width = round_up(s.value_width, kLanes);
+struct Pieces {
     std::vector<Block> pieces;
-    std::vector<std::size_t> owners;
-    std::vector<std::vector<Floats>> values(blocks.size());
-    std::vector<std::vector<Partial>> kept(blocks.size());
-    for (std::size_t owner = 0; owner < blocks.size(); ++owner) {
-        const Block& block = blocks[owner];
-        const long count = (block.end - block.begin + kTile - 1) / kTile * step.rows(block);
-        values[owner].resize(count * width / kLanes);
-        kept[owner].reserve(count);
-        for (long i = 0; i < count; ++i)  // what no row sees stays nothing
-            kept[owner].push_back({kNothing, 0.0f, (float*)values[owner].data() + i * width});
-        for (long begin = block.begin; begin < block.end; begin += kPiece) {
-            Block piece = block;
-            piece.begin = begin;
-            piece.end = std::min(block.end, begin + kPiece);
-            pieces.push_back(piece);
-            owners.push_back(owner);
+    std::vector<std::size_t> owners;           // of each piece: its block
+    std::vector<std::vector<Floats>> values;   // of each block
+    std::vector<std::vector<Partial>> kept;    // of each block: every tile's result
+
+    Pieces(const Step<T>& step, const std::vector<Block>& blocks) : values(blocks.size()), kept(blocks.size()) {
+        const long width = round_up(step.s.value_width, kLanes);
+        for (std::size_t owner = 0; owner < blocks.size(); ++owner) {
+            const Block& block = blocks[owner];
+            const long count = (block.end - block.begin + kTile - 1) / kTile * step.rows(block);
+            values[owner].resize(count * width / kLanes);
+            kept[owner].reserve(count);
+            for (long i = 0; i < count; ++i)  // what no row sees stays nothing
+                kept[owner].push_back({kNothing, 0.0f, (float*)values[owner].data() + i * width});
+            for (long begin = block.begin; begin < block.end; begin += kPiece) {
+                Block piece = block;
+                piece.begin = begin;
+                piece.end = std::min(block.end, begin + kPiece);
+                pieces.push_back(piece);
+                owners.push_back(owner);
+            }
         }
     }
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        Scratch scratch(s.key_width, s.value_width);
-#pragma omp for schedule(dynamic, 1)
-        for (std::size_t i = 0; i < pieces.size(); ++i)
-            step.attend_piece(scratch, blocks[owners[i]], pieces[i], kept[owners[i]]);
-#pragma omp for schedule(dynamic, 1)
-        for (std::size_t i = 0; i < blocks.size(); ++i) step.join_pieces(blocks[i], kept[i], scratch);
-    }
+};
+
+template <class T>
+void attend_in_pieces(const Team& team, const Step<T>& step, const std::vector<Block>& blocks, Scratch& scratch) {
+    Pieces<T>* all = team.lead([&] { return new Pieces<T>(step, blocks); });
+    for (std::size_t i = team.claim(); i < all->pieces.size(); i = team.claim())
+        step.attend_piece(scratch, blocks[all->owners[i]], all->pieces[i], all->kept[all->owners[i]]);
+    team.barrier();
+    for (std::size_t i = team.claim(); i < blocks.size(); i = team.claim())
+        step.join_pieces(blocks[i], all->kept[i], scratch);
+    team.release(all);
 }
 
 }  // namespace
 
 template <class T>
-void paged_attention(const Attention<T>& s, int threads) {
+void paged_attention(const Team& team, const Attention<T>& s) {
     const Step<T> step(s);
-    step.write_cache();
+    step.write_cache(team);
     const long used = s.requests ? s.query_start[s.requests] : 0, row = s.heads * s.value_width;
-    std::fill(s.out + used * row, s.out + s.tokens * row, T{});
+    if (team.thread == 0) std::fill(s.out + used * row, s.out + s.tokens * row, T{});
+    team.barrier();
     const std::vector<Block> blocks = step.blocks();
-    long longest = 0, keys = 0;
-    for (const Block& block : blocks) {
-        longest = std::max(longest, block.end - block.begin);
-        keys += block.end - block.begin;
-    }
-    if (keys <= kPiece) threads = 1;  // waking another costs more
-    if (threads > 1 && longest > kPiece && long(blocks.size()) < 4 * threads)
-        return attend_in_pieces(step, s, blocks, threads);
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        Scratch scratch(s.key_width, s.value_width);
-#pragma omp for schedule(dynamic, 1)
-        for (std::size_t i = 0; i < blocks.size(); ++i) step.attend_block(scratch, blocks[i]);
-    }
+    long longest = 0;
+    for (const Block& block : blocks) longest = std::max(longest, block.end - block.begin);
+    Scratch scratch(s.key_width, s.value_width);
+    if (team.threads > 1 && longest > kPiece && long(blocks.size()) < 4 * team.threads)
+        return attend_in_pieces(team, step, blocks, scratch);
+    for (std::size_t i = team.claim(); i < blocks.size(); i = team.claim()) step.attend_block(scratch, blocks[i]);
 }
 
-template void paged_attention(const Attention<float>&, int);
-template void paged_attention(const Attention<bf16>&, int);
+template void paged_attention(const Team&, const Attention<float>&);
+template void paged_attention(const Team&, const Attention<bf16>&);
 
 }  // namespace autodeploy

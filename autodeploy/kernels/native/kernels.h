@@ -1,6 +1,8 @@
-// The kernels, without PyTorch: pointers, sizes and strides (in elements). T is float or bf16.
+// The kernels, without PyTorch: pointers, sizes and strides (in elements). T is float or bf16. All threads of a team
+// call them, and each does its part.
 #pragma once
 
+#include "team.h"
 #include "vector.h"
 
 namespace autodeploy {
@@ -17,37 +19,49 @@ struct Rows {
 template <class T>
 using Then = void (*)(T* piece, long width);
 
+// out [width] = kind(halves[:width]) * halves[width:]
+template <class T>
+using Gate = void (*)(const T* halves, long width, T* out);
+
 // out [M, N] = x [M, K] @ weight [N, K].T + bias [N] (may be null), and then `then` (may be null) of each element.
 template <class T>
-void linear(Rows<const T> x, Rows<const T> weight, const T* bias, Then<T> then, T* out, int threads);
+void linear(const Team& team, Rows<const T> x, Rows<const T> weight, const T* bias, Then<T> then, T* out);
+
+// out = gate(halves of x @ weight.T + bias): weight [2 I, K], the gate's rows first; out [M, I].
+template <class T>
+void gated_linear(const Team& team, Rows<const T> x, Rows<const T> weight, const T* bias, Gate<T> gate, T* out);
 
 // The norms are of x, or of total = x + residual where residual.data is not null.
 template <class T>
-void rms_norm(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, float offset, bool scale_in_float32,
-              T* out, T* total, int threads);
+void rms_norm(const Team& team, Rows<const T> x, Rows<const T> residual, const T* weight, float eps, float offset,
+              bool scale_in_float32, T* out, T* total);
 
 template <class T>
-void layer_norm(Rows<const T> x, Rows<const T> residual, const T* weight, const T* bias, float eps, T* out, T* total,
-                int threads);
+void layer_norm(const Team& team, Rows<const T> x, Rows<const T> residual, const T* weight, const T* bias, float eps,
+                T* out, T* total);
 
 // out = cap * tanh(x * scale / cap)
 template <class T>
-void soft_cap(Rows<const T> x, float cap, float scale, T* out, int threads);
+void soft_cap(const Team& team, Rows<const T> x, float cap, float scale, T* out);
 
 enum class Activation { silu, gelu, gelu_tanh, gelu_quick, relu, relu_squared, sigmoid };
 
 // kind(gate) * up, or kind(gate) alone where up.data is null.
 template <class T>
-void activate(Activation kind, Rows<const T> gate, Rows<const T> up, T* out, int threads);
+void activate(const Team& team, Activation kind, Rows<const T> gate, Rows<const T> up, T* out);
 
 // The function that replaces each of some elements by kind(element).
 template <class T>
 Then<T> activation_of(Activation kind);
 
+// Likewise the function that gates.
+template <class T>
+Gate<T> gate_of(Activation kind);
+
 // x [tokens, heads, width]; C is the type of cos and sin [tokens, rotary], and of the arithmetic.
 template <class T, class C>
-void rope(const T* x, long tokens, long heads, long width, long token_stride, long head_stride, const C* cosines,
-          const C* sines, long rotary, bool interleaved, T* out, int threads);
+void rope(const Team& team, const T* x, long tokens, long heads, long width, long token_stride, long head_stride,
+          const C* cosines, const C* sines, long rotary, bool interleaved, T* out);
 
 template <class T>
 struct Attention {
@@ -65,6 +79,6 @@ struct Attention {
 };
 
 template <class T>
-void paged_attention(const Attention<T>& step, int threads);
+void paged_attention(const Team& team, const Attention<T>& step);
 
 }  // namespace autodeploy

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "parts.h"
 
 namespace autodeploy {
 namespace {
@@ -63,20 +64,20 @@ Floats in_register(Floats v) {
     return v;
 }
 
-// So many weights ahead are fetched by hand, since the hardware stops at each page: measured best for 1 to 16 rows.
+// So many bytes ahead in each row are fetched by hand: measured best with four rows.
 constexpr long kPrefetch = 2048;
 
-// An M x N corner of the output: M packed rows of x against N rows of the weight.
+// M packed rows of x against N rows of the weight: out[m * out_stride + n * weight_step].
 template <class T, int M, int N>
-void corner(const Floats* x, Rows<const T> weight, const T* bias, T* out, long out_stride) {
+void corner(const Floats* x, Rows<const T> weight, const T* bias, T* out, long out_stride, long step) {
     constexpr int R = Line<T>::registers;
     Floats acc[M][N] = {};
     long k = 0;
     for (; k + kLine<T> <= weight.width; k += kLine<T>, x += M * R) {
         Floats w[N][R];
         for (int n = 0; n < N; ++n) {
-            Line<T>::widen(weight[n] + k, w[n]);
-            __builtin_prefetch(weight[n] + k + kPrefetch);
+            Line<T>::widen(weight[n * step] + k, w[n]);
+            __builtin_prefetch((const char*)(weight[n * step] + k) + kPrefetch);
         }
         for (int m = 0; m < M; ++m)
             for (int r = 0; r < R; ++r) {
@@ -87,7 +88,7 @@ void corner(const Floats* x, Rows<const T> weight, const T* bias, T* out, long o
     if (k < weight.width) {
         for (int n = 0; n < N; ++n) {
             Floats w[R];
-            widen_tail(weight[n] + k, weight.width - k, w);
+            widen_tail(weight[n * step] + k, weight.width - k, w);
             for (int m = 0; m < M; ++m)
                 for (int r = 0; r < R; ++r) acc[m][n] += x[m * R + r] * w[r];
         }
@@ -95,63 +96,88 @@ void corner(const Floats* x, Rows<const T> weight, const T* bias, T* out, long o
     constexpr int vectors = (M * N + kLanes - 1) / kLanes;
     float sums[vectors * kLanes];
     sum_each<M * N>(&acc[0][0], sums);
-    if (bias)
-        for (int i = 0; i < M * N; ++i) sums[i] += widen(bias[i % N]);
-    T results[vectors * kLanes];
-    for (int i = 0; i < vectors; ++i) store(results + i * kLanes, load(sums + i * kLanes));
-    for (int m = 0; m < M; ++m) std::memcpy(out + m * out_stride, results + m * N, N * sizeof(T));
+    for (int m = 0; m < M; ++m)
+        for (int n = 0; n < N; ++n)
+            out[m * out_stride + n * step] = narrow<T>(sums[m * N + n] + (bias ? widen(bias[n * step]) : 0.0f));
 }
 
-template <class T>
-Rows<const T> from(Rows<const T> rows, long first) {
-    return {rows[first], rows.count - first, rows.width, rows.stride};
-}
-
-// Output columns [first, last) of M rows of x.
+// Output columns [first, last) of M rows of x. The rows of weights that are read side by side lie far apart, each the
+// start of a run of its own: the hardware follows such runs, and what is fetched ahead in one is what it reads next.
 template <class T, int M>
 void strip(const Floats* x, Rows<const T> weight, const T* bias, T* out, long out_stride, long first, long last) {
     // M * N accumulators and N lines of weights share 32 registers
     constexpr int N = M <= 4 || (M <= 6 && Line<T>::registers == 1) ? 4 : M <= 6 || Line<T>::registers == 1 ? 3 : 2;
-    long n = first;
-    for (; n + N <= last; n += N) corner<T, M, N>(x, from(weight, n), bias ? bias + n : nullptr, out + n, out_stride);
-    for (; n < last; ++n) corner<T, M, 1>(x, from(weight, n), bias ? bias + n : nullptr, out + n, out_stride);
+    const long step = (last - first) / N;
+    const auto from = [&](long n) { return Rows<const T>{weight[n], weight.count - n, weight.width, weight.stride}; };
+    for (long n = first; n < first + step; ++n)
+        corner<T, M, N>(x, from(n), bias ? bias + n : nullptr, out + n, out_stride, step);
+    for (long n = first + N * step; n < last; ++n)
+        corner<T, M, 1>(x, from(n), bias ? bias + n : nullptr, out + n, out_stride, 1);
 }
 
+// Packed rows of x against any rows of the weight.
 template <class T>
-using Strip = void (*)(const Floats*, Rows<const T>, const T*, T*, long, long, long);
+class Packed {
+  public:
+    Packed(Rows<const T> x, long most) : x_(x), lanes_(lines(x.width) * Line<T>::registers * most) {}
 
-constexpr long kMaxRows = 8;    // in one pass over the weights
-constexpr long kPanelBytes = 256 * 1024;  // of weights, kept in the L2 cache while all rows of x pass over them
+    void pack(long m, long rows) {
+        rows_ = rows;
+        autodeploy::pack(Rows<const T>{x_[m], x_.count - m, x_.width, x_.stride}, rows, lanes_.data());
+    }
+
+    void times(Rows<const T> weight, const T* bias, T* out, long out_stride, long first, long last) const {
+        static constexpr decltype(&strip<T, 1>) strips[kMaxRows] = {strip<T, 1>, strip<T, 2>, strip<T, 3>, strip<T, 4>,
+                                                                    strip<T, 5>, strip<T, 6>, strip<T, 7>, strip<T, 8>};
+        strips[rows_ - 1](lanes_.data(), weight, bias, out, out_stride, first, last);
+    }
+
+  private:
+    static long lines(long width) { return (width + kLine<T> - 1) / kLine<T>; }
+
+    Rows<const T> x_;
+    std::vector<Floats> lanes_;
+    long rows_ = 0;
+};
 
 }  // namespace
 
 template <class T>
-void linear(Rows<const T> x, Rows<const T> weight, const T* bias, Then<T> then, T* out, int threads) {
-    static constexpr Strip<T> strips[kMaxRows] = {strip<T, 1>, strip<T, 2>, strip<T, 3>, strip<T, 4>,
-                                                  strip<T, 5>, strip<T, 6>, strip<T, 7>, strip<T, 8>};
-    const long row_bytes = std::max(1L, long(x.width * sizeof(T)));
-    const long panel = std::max(12L, kPanelBytes / row_bytes / 12 * 12);  // 12: a multiple of every strip's N
-    const long lines = (x.width + kLine<T> - 1) / kLine<T>;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        std::vector<Floats> packed(lines * Line<T>::registers * std::min(kMaxRows, x.count));
-        long packed_row = -1;
-#pragma omp for schedule(dynamic, 1)
-        for (long first = 0; first < weight.count; first += panel) {
-            for (long m = 0; m < x.count; m += kMaxRows) {
-                const long rows = std::min(kMaxRows, x.count - m);
-                if (m != packed_row) pack(from(x, m), rows, packed.data());
-                packed_row = m;
-                const long last = std::min(weight.count, first + panel);
-                T* piece = out + m * weight.count;
-                strips[rows - 1](packed.data(), weight, bias, piece, weight.count, first, last);
-                for (long row = 0; then && row < rows; ++row) then(piece + row * weight.count + first, last - first);
-            }
-        }
-    }
+void linear(const Team& team, Rows<const T> x, Rows<const T> weight, const T* bias, Then<T> then, T* out) {
+    Packed<T> packed(x, std::min(kMaxRows, x.count));
+    for_parts(
+        team, x.count, weight.count, weight.width * sizeof(T), [&](long m, long rows) { packed.pack(m, rows); },
+        [&](long m, long rows, long first, long last) {
+            T* piece = out + m * weight.count;
+            packed.times(weight, bias, piece, weight.count, first, last);
+            for (long row = 0; then && row < rows; ++row) then(piece + row * weight.count + first, last - first);
+        });
 }
 
-template void linear(Rows<const float>, Rows<const float>, const float*, Then<float>, float*, int);
-template void linear(Rows<const bf16>, Rows<const bf16>, const bf16*, Then<bf16>, bf16*, int);
+template <class T>
+void gated_linear(const Team& team, Rows<const T> x, Rows<const T> weight, const T* bias, Gate<T> gate, T* out) {
+    const long width = weight.count / 2;
+    Packed<T> packed(x, std::min(kMaxRows, x.count));
+    std::vector<T> projected;  // [rows][gate's, then what it gates]
+    for_parts(
+        team, x.count, width, 2 * weight.width * sizeof(T), [&](long m, long rows) { packed.pack(m, rows); },
+        [&](long m, long rows, long first, long last) {
+            const long count = last - first;
+            projected.resize(rows * 2 * count);
+            for (long half = 0; half < 2; ++half) {
+                const long at = half * width + first;
+                packed.times(weight, bias, projected.data() + half * count - at, 2 * count, at, at + count);
+            }
+            for (long row = 0; row < rows; ++row)
+                gate(projected.data() + row * 2 * count, count, out + (m + row) * width + first);
+        });
+}
+
+#define INSTANTIATE(T)                                                                               \
+    template void linear(const Team&, Rows<const T>, Rows<const T>, const T*, Then<T>, T*);          \
+    template void gated_linear(const Team&, Rows<const T>, Rows<const T>, const T*, Gate<T>, T*);
+
+INSTANTIATE(float)
+INSTANTIATE(bf16)
 
 }  // namespace autodeploy

@@ -55,16 +55,28 @@ Floats apply(Floats x) {
 }
 
 template <class T, Activation kind>
-void activate_as(Rows<const T> gate, Rows<const T> up, T* out, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long row = 0; row < gate.count; ++row) {
-        const T* g = gate[row];
-        const T* u = up.data ? up[row] : nullptr;
+void gate_row(const T* gate, const T* up, long width, T* to) {
+    for_lanes(width, [&](long i, long count) {
+        store(to + i, rounded<T>(apply<T, kind>(load(gate + i, count))) * load(up + i, count), count);
+    });
+}
+
+template <class T, Activation kind>
+void gate_halves(const T* halves, long width, T* out) {
+    gate_row<T, kind>(halves, halves + width, width, out);
+}
+
+template <class T, Activation kind>
+void activate_as(const Team& team, Rows<const T> gate, Rows<const T> up, T* out) {
+    const auto [first, last] = team.share(gate.count);
+    for (long row = first; row < last; ++row) {
         T* to = out + row * gate.width;
+        if (up.data) {
+            gate_row<T, kind>(gate[row], up[row], gate.width, to);
+            continue;
+        }
         for_lanes(gate.width, [&](long i, long count) {
-            Floats y = apply<T, kind>(load(g + i, count));
-            if (u) y = rounded<T>(y) * load(u + i, count);
-            store(to + i, y, count);
+            store(to + i, apply<T, kind>(load(gate[row] + i, count)), count);
         });
     }
 }
@@ -72,6 +84,21 @@ void activate_as(Rows<const T> gate, Rows<const T> up, T* out, int threads) {
 template <class T, Activation kind>
 void activate_piece(T* piece, long width) {
     for_lanes(width, [&](long i, long count) { store(piece + i, apply<T, kind>(load(piece + i, count)), count); });
+}
+
+// Calls run(std::integral_constant of the kind).
+template <class Run>
+void by_kind(Activation kind, Run run) {
+    using A = Activation;
+    switch (kind) {
+        case A::silu: return run(std::integral_constant<A, A::silu>());
+        case A::gelu: return run(std::integral_constant<A, A::gelu>());
+        case A::gelu_tanh: return run(std::integral_constant<A, A::gelu_tanh>());
+        case A::gelu_quick: return run(std::integral_constant<A, A::gelu_quick>());
+        case A::relu: return run(std::integral_constant<A, A::relu>());
+        case A::relu_squared: return run(std::integral_constant<A, A::relu_squared>());
+        case A::sigmoid: return run(std::integral_constant<A, A::sigmoid>());
+    }
 }
 
 // A row of x, or of x + residual where there is one, which is then written to total.
@@ -113,39 +140,29 @@ void rotate(const T* x, const C* cosines, const C* sines, long rotary, bool inte
 }  // namespace
 
 template <class T>
-void activate(Activation kind, Rows<const T> gate, Rows<const T> up, T* out, int threads) {
-    using A = Activation;
-    switch (kind) {
-        case A::silu: return activate_as<T, A::silu>(gate, up, out, threads);
-        case A::gelu: return activate_as<T, A::gelu>(gate, up, out, threads);
-        case A::gelu_tanh: return activate_as<T, A::gelu_tanh>(gate, up, out, threads);
-        case A::gelu_quick: return activate_as<T, A::gelu_quick>(gate, up, out, threads);
-        case A::relu: return activate_as<T, A::relu>(gate, up, out, threads);
-        case A::relu_squared: return activate_as<T, A::relu_squared>(gate, up, out, threads);
-        case A::sigmoid: return activate_as<T, A::sigmoid>(gate, up, out, threads);
-    }
+void activate(const Team& team, Activation kind, Rows<const T> gate, Rows<const T> up, T* out) {
+    by_kind(kind, [&](auto known) { activate_as<T, known>(team, gate, up, out); });
 }
 
 template <class T>
 Then<T> activation_of(Activation kind) {
-    using A = Activation;
-    switch (kind) {
-        case A::silu: return activate_piece<T, A::silu>;
-        case A::gelu: return activate_piece<T, A::gelu>;
-        case A::gelu_tanh: return activate_piece<T, A::gelu_tanh>;
-        case A::gelu_quick: return activate_piece<T, A::gelu_quick>;
-        case A::relu: return activate_piece<T, A::relu>;
-        case A::relu_squared: return activate_piece<T, A::relu_squared>;
-        case A::sigmoid: return activate_piece<T, A::sigmoid>;
-    }
-    return nullptr;
+    Then<T> found = nullptr;
+    by_kind(kind, [&](auto known) { found = activate_piece<T, known>; });
+    return found;
 }
 
 template <class T>
-void rms_norm(Rows<const T> x, Rows<const T> residual, const T* weight, float eps, float offset, bool scale_in_float32,
-              T* out, T* total, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long row = 0; row < x.count; ++row) {
+Gate<T> gate_of(Activation kind) {
+    Gate<T> found = nullptr;
+    by_kind(kind, [&](auto known) { found = gate_halves<T, known>; });
+    return found;
+}
+
+template <class T>
+void rms_norm(const Team& team, Rows<const T> x, Rows<const T> residual, const T* weight, float eps, float offset,
+              bool scale_in_float32, T* out, T* total) {
+    const auto [first, last] = team.share(x.count);
+    for (long row = first; row < last; ++row) {
         const T* from = summed(x, residual, row, total);
         T* to = out + row * x.width;
         Floats squares = {};
@@ -166,10 +183,10 @@ void rms_norm(Rows<const T> x, Rows<const T> residual, const T* weight, float ep
 }
 
 template <class T>
-void layer_norm(Rows<const T> x, Rows<const T> residual, const T* weight, const T* bias, float eps, T* out, T* total,
-                int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long row = 0; row < x.count; ++row) {
+void layer_norm(const Team& team, Rows<const T> x, Rows<const T> residual, const T* weight, const T* bias, float eps,
+                T* out, T* total) {
+    const auto [first, last] = team.share(x.count);
+    for (long row = first; row < last; ++row) {
         const T* from = summed(x, residual, row, total);
         T* to = out + row * x.width;
         Floats whole = {};
@@ -192,20 +209,20 @@ void layer_norm(Rows<const T> x, Rows<const T> residual, const T* weight, const 
 }
 
 template <class T>
-void soft_cap(Rows<const T> x, float cap, float scale, T* out, int threads) {
+void soft_cap(const Team& team, Rows<const T> x, float cap, float scale, T* out) {
     const float factor = scale / cap;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long row = 0; row < x.count; ++row)
+    const auto [first, last] = team.share(x.count);
+    for (long row = first; row < last; ++row)
         for_lanes(x.width, [&](long i, long count) {
             store(out + row * x.width + i, cap * hyperbolic_tangent(load(x[row] + i, count) * factor), count);
         });
 }
 
 template <class T, class C>
-void rope(const T* x, long tokens, long heads, long width, long token_stride, long head_stride, const C* cosines,
-          const C* sines, long rotary, bool interleaved, T* out, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (long token = 0; token < tokens; ++token)
+void rope(const Team& team, const T* x, long tokens, long heads, long width, long token_stride, long head_stride,
+          const C* cosines, const C* sines, long rotary, bool interleaved, T* out) {
+    const auto [first, last] = team.share(tokens);
+    for (long token = first; token < last; ++token)
         for (long head = 0; head < heads; ++head) {
             const T* from = x + token * token_stride + head * head_stride;
             T* to = out + (token * heads + head) * width;
@@ -214,15 +231,16 @@ void rope(const T* x, long tokens, long heads, long width, long token_stride, lo
         }
 }
 
-#define INSTANTIATE(T)                                                                                     \
-    template void rms_norm(Rows<const T>, Rows<const T>, const T*, float, float, bool, T*, T*, int);       \
-    template void layer_norm(Rows<const T>, Rows<const T>, const T*, const T*, float, T*, T*, int);        \
-    template void soft_cap(Rows<const T>, float, float, T*, int);                                          \
-    template Then<T> activation_of(Activation);                                                            \
-    template void activate(Activation, Rows<const T>, Rows<const T>, T*, int);
+#define INSTANTIATE(T)                                                                                           \
+    template void rms_norm(const Team&, Rows<const T>, Rows<const T>, const T*, float, float, bool, T*, T*);      \
+    template void layer_norm(const Team&, Rows<const T>, Rows<const T>, const T*, const T*, float, T*, T*);       \
+    template void soft_cap(const Team&, Rows<const T>, float, float, T*);                                        \
+    template Then<T> activation_of(Activation);                                                                  \
+    template Gate<T> gate_of(Activation);                                                                        \
+    template void activate(const Team&, Activation, Rows<const T>, Rows<const T>, T*);
 
-#define INSTANTIATE_ROPE(T, C)                                                                             \
-    template void rope(const T*, long, long, long, long, long, const C*, const C*, long, bool, T*, int);
+#define INSTANTIATE_ROPE(T, C)                                                                                   \
+    template void rope(const Team&, const T*, long, long, long, long, long, const C*, const C*, long, bool, T*);
 
 INSTANTIATE(float)
 INSTANTIATE(bf16)
