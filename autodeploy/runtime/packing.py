@@ -37,9 +37,9 @@ class PackedStep:
         num_tokens = integers(item.num_tokens for item in items)
         ends = num_tokens.cumsum(0)
         token_ids = integers(chain.from_iterable(map(_token_ids, items)))
-        positions = torch.arange(len(token_ids)) + (first - ends + num_tokens).repeat_interleave(num_tokens)
+        positions = torch.arange(len(token_ids)) + _repeated(first - ends + num_tokens, num_tokens)
         return cls(
-            torch.stack((token_ids, positions, rows.repeat_interleave(num_tokens))),
+            torch.stack((token_ids, positions, _repeated(rows, num_tokens))),
             torch.stack((rows, first + num_tokens, ends)),
             integers(logit_rows),
         )
@@ -96,3 +96,8 @@ class PackedStep:
 def _token_ids(item: BatchItem) -> list[int]:
     """The token ids of an item; where there is only one, it may be unknown here."""
     return item.request.token_ids[item.first : item.first + item.num_tokens] or [UNKNOWN]
+
+
+def _repeated(values: Tensor, counts: Tensor) -> Tensor:
+    """Each of `values [N]` as often as `counts [N]` says: PyTorch would wake every core for it and await the last."""
+    return torch.from_numpy(values.numpy().repeat(counts.numpy()))
