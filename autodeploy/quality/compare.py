@@ -77,5 +77,13 @@ def log_probs(program: Program, window: Sequence[int]) -> Tensor:
 def _differences(told: Tensor, said: Tensor, following: Tensor) -> Tensor:
     """Sums of: negative log-likelihood of either, KL divergence, equal choices."""
     surprises = [-one.gather(1, following[:, None]).sum() for one in (told, said)]
-    kl = (told.exp() * (told - said)).sum()
-    return torch.stack([*surprises, kl, (told.argmax(1) == said.argmax(1)).sum()]).double()
+    return torch.stack([*surprises, _divergence(told, said), (told.argmax(1) == said.argmax(1)).sum()]).double()
+
+
+def divergence(told: Tensor, said: Tensor) -> float:
+    """The KL divergence of `said` from `told`, logarithms of probabilities `[T, vocabulary]`, summed over tokens."""
+    return _divergence(told, said).item()
+
+
+def _divergence(told: Tensor, said: Tensor) -> Tensor:
+    return (told.exp() * (told - said)).sum()

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import autodeploy as ad
+from autodeploy.optimizer import Optimized
+from autodeploy.quality.sensitivity import APART, Sensitivity, Trials, measure_sensitivities
+from autodeploy.quantization import SCHEMES
+from autodeploy.testing import tiny_model
+from autodeploy.weights.source import SafetensorsSource
+
+WINDOWS = [torch.randint(90, (24,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def optimized(tmp_path_factory: pytest.TempPathFactory) -> Optimized:
+    """With weights so large that the tokens differ in how likely they are."""
+    folder, model = tmp_path_factory.mktemp("model"), tiny_model("llama")
+    for weight in model.parameters():
+        weight.data *= 5 if weight.dim() > 1 else 1
+    model.save_pretrained(folder)
+    return ad.optimize(ad.trace(str(folder)), gpu="cpu", set=APART, source=SafetensorsSource(folder))
+
+
+@pytest.fixture(scope="module")
+def trials(optimized: Optimized) -> Trials:
+    return Trials(optimized, torch.device("cpu"), WINDOWS)
+
+
+def test_units_are_what_reads_one_input(trials: Trials) -> None:
+    names = [unit.names for unit in trials.units]
+    layer = "model.layers.0"
+    assert names[:4] == [
+        tuple(f"{layer}.self_attn.{one}_proj" for one in "qkv"),
+        (f"{layer}.self_attn.o_proj",),
+        (f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj"),
+        (f"{layer}.mlp.down_proj",),
+    ]
+    assert not any("lm_head" in name for unit in names for name in unit)
+
+
+def test_fewer_bits_lose_more(trials: Trials) -> None:
+    told: list[Sensitivity] = []
+    found = measure_sensitivities(trials, {"int8": SCHEMES["int8"], "int4_g32": SCHEMES["int4_g32"]}, told.append)
+    assert list(found) == told
+    assert len(found) == 2 * len(trials.units) - 2  # groups of 32 do not divide the 80 inputs of down_proj
+    eight, four = (sum(one.kl for one in found if one.scheme == name) for name in ("int8", "int4_g32"))
+    assert 0 < eight < four / 20
+
+
+def test_a_scheme_that_does_not_fit_is_left_out(trials: Trials) -> None:
+    assert measure_sensitivities(trials, {"int4": SCHEMES["int4"]}) == ()  # groups of 128 do not divide 64
+
+
+def test_only_weights_are_rounded(trials: Trials) -> None:
+    unit = trials.units[0]
+    weights, inputs_too = (trials.sensitivity(unit, name, SCHEMES[name]) for name in ("int8", "int8_dynamic"))
+    assert weights.kl == inputs_too.kl
