@@ -121,9 +121,8 @@ def test_rope_paged_attention(
 @device_test
 @pytest.mark.parametrize("cached", [torch.float8_e4m3fn, torch.int8])
 @pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("rotated", [False, True])
-@pytest.mark.parametrize("requests", [DECODE, MIXED])
-@pytest.mark.parametrize("dtype", [torch.float32] if INTERPRETED else [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rotated", "requests"), [(False, MIXED), (True, DECODE)])
+@pytest.mark.parametrize("dtype", DTYPES[::2] if INTERPRETED else DTYPES)
 def test_a_cache_of_8_bits(
     requests: list[tuple[int, int]], rotated: bool, scaled: bool, cached: torch.dtype, dtype: torch.dtype
 ) -> None:
