@@ -13,7 +13,8 @@ from rich.table import Table
 class Figure:
     """One row of a report. `floor` is in the unit of `value`, None where the hardware sets no floor to it.
 
-    `bound` says what makes the floor: "memory" (bytes to read) or "compute".
+    `bound` says what makes the floor: "memory" (bytes to read) or "compute". `predicted` is what the cost model says of
+    the device's ceilings, None where it says nothing.
     """
 
     run: str
@@ -23,6 +24,7 @@ class Figure:
     higher_is_better: bool = False
     floor: float | None = None
     bound: str | None = None
+    predicted: float | None = None
 
     @property
     def key(self) -> str:
@@ -43,7 +45,7 @@ class Figure:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Figure:
         """A row that `as_dict` wrote."""
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
 
 
 def figure_table(figures: Iterable[Figure], title: str, caption: str) -> Table:
@@ -52,12 +54,13 @@ def figure_table(figures: Iterable[Figure], title: str, caption: str) -> Table:
     result.caption, result.caption_justify, result.caption_style = caption, "left", "dim"
     result.add_column("run", no_wrap=True)
     result.add_column("what")
-    for heading in ("figure", "unit", "floor", "of the floor", "bound by"):
+    for heading in ("figure", "unit", "predicted", "floor", "of the floor", "bound by"):
         result.add_column(heading, justify="left" if heading == "unit" else "right", no_wrap=True)
     for one in figures:
         fraction = "" if one.fraction is None else f"{100 * one.fraction:.1f} %"
         floor = "" if one.floor is None else rounded(one.floor)
-        result.add_row(one.run, one.metric, rounded(one.value), one.unit, floor, fraction, one.bound or "")
+        predicted = "" if one.predicted is None else rounded(one.predicted)
+        result.add_row(one.run, one.metric, rounded(one.value), one.unit, predicted, floor, fraction, one.bound or "")
     return result
 
 

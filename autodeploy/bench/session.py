@@ -16,8 +16,9 @@ from autodeploy.bench.machine import context
 from autodeploy.bench.profile import StepProfile, profile_decode, profile_prefill
 from autodeploy.bench.report import Report
 from autodeploy.bench.workloads import Decode, Floors, Ttft, Workload
-from autodeploy.cost import CostModel
+from autodeploy.cost import CostModel, Pace
 from autodeploy.errors import InputError
+from autodeploy.hardware import choose_gpu
 from autodeploy.llm import LLM
 from autodeploy.progress import Progress
 from autodeploy.runtime.core import EngineCore
@@ -48,7 +49,8 @@ class Session:
         manifest = self.artifact.manifest
         dtype: torch.dtype = getattr(torch, manifest.dtype)
         ceilings = measure_ceilings(torch.device(manifest.devices[0]), dtype)
-        floors = Floors(CostModel.of(self.artifact), ceilings, settings["runtime.max_batch_size"])
+        pace = Pace.of(choose_gpu(self.gpu).gpu).measured(ceilings.read_gb_s, ceilings.tflops, ceilings.dtype)
+        floors = Floors(CostModel.of(self.artifact), ceilings, settings["runtime.max_batch_size"], pace)
         figures: dict[str, list[Figure]] = {}
         for reuses in (False, True):
             some = [one for one in workloads if one.reuses_prefixes is reuses]

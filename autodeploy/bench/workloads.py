@@ -10,7 +10,7 @@ from typing import Protocol
 from autodeploy.bench.ceilings import Ceilings
 from autodeploy.bench.figure import Figure
 from autodeploy.bench.requests import answer_seconds, first_token_seconds, random_prompts
-from autodeploy.cost import Cost, CostModel, StepShape
+from autodeploy.cost import Cost, CostModel, Pace, StepShape
 from autodeploy.runtime.llm import LLM
 
 ROUNDS = 3
@@ -25,11 +25,17 @@ class Floors:
     model: CostModel
     ceilings: Ceilings
     max_batch_size: int
+    pace: Pace | None = None
+    """What operators reach of the ceilings, for a prediction beside the floor."""
 
     def seconds(self, *steps: tuple[StepShape, float]) -> tuple[float, str]:
         """The least time of so many steps of each shape, and what bounds it."""
         costs = (self.model.cost(shape).times(times) for shape, times in steps)
         return self.ceilings.floor(sum(costs, Cost()))
+
+    def predicted(self, shape: StepShape) -> float | None:
+        """The seconds that a step is expected to take."""
+        return None if self.pace is None else self.pace.step(self.model.works(shape), shape.num_requests).seconds
 
 
 class Workload(Protocol):
@@ -73,7 +79,9 @@ class Decode:
         num_tokens = self.batch_size * (MANY - FEW)
         floor, bound = floors.seconds((self.mean_step(), 1))
         tokens_s = num_tokens / (many - few)
-        return [Figure(self.name, "output", tokens_s, "tok/s", True, self.batch_size / floor, bound)]
+        step = floors.predicted(self.mean_step())
+        predicted = None if step is None else self.batch_size / step
+        return [Figure(self.name, "output", tokens_s, "tok/s", True, self.batch_size / floor, bound, predicted)]
 
     def mean_step(self) -> StepShape:
         """The mean of the steps that are timed, in which the cache holds each request's tokens but the newest."""

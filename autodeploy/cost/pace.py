@@ -91,9 +91,9 @@ class Pace:
         rates = {name: value * 1e12 for name, value in flops.items()}
         return cls(read * 1e9, rates, CPU if gpu.is_cpu else GPU)
 
-    def measured(self, read_gb_s: float, tflops: float, precision: Precision) -> Pace:
-        """The same with ceilings that were measured now."""
-        return replace(self, read=read_gb_s * 1e9, flops={**self.flops, precision: tflops * 1e12})
+    def measured(self, read_gb_s: float, tflops: float, dtype: str) -> Pace:
+        """The same with ceilings that were measured now, of matmuls in a dtype of torch."""
+        return replace(self, read=read_gb_s * 1e9, flops={**self.flops, PRECISIONS[dtype]: tflops * 1e12})
 
     def time(self, work: Work) -> Timed:
         """The time of an operator."""
