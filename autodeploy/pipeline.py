@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,7 +21,7 @@ from autodeploy.leftovers import find_leftovers, refuse
 from autodeploy.rewrite import Miss, Place, RewriteResult, Rule, apply_rules
 from autodeploy.rewrite.place import closest, counts, fold
 from autodeploy.tuning import Tuning
-from autodeploy.weights import WeightPlan
+from autodeploy.weights import Expression, WeightPlan
 
 if TYPE_CHECKING:  # passes are loaded to serve, which takes no transformers
     from transformers import PretrainedConfig
@@ -55,6 +55,8 @@ class Context:
     """What patterns did in the pass that runs now."""
     misses: list[Miss] = field(default_factory=list)
     """Why patterns did not match, or why the pass that runs now declined a place."""
+    cache_scales: Mapping[str, Expression] = field(default_factory=dict)
+    """The checkpoint's scales of cached keys and values, by the attention's module and `.k_scale` or `.v_scale`."""
     kernels: Any = None
     """The backend table that LOWER chooses from."""
     tuning: Tuning = field(default_factory=Tuning)

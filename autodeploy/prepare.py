@@ -14,7 +14,7 @@ from autodeploy.kernels import KernelTable
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.resolution import ResolvedRecipe
 from autodeploy.weights import WeightPlan
-from autodeploy.weights.checkpoint import plan_weights
+from autodeploy.weights.checkpoint import cache_scales, plan_weights
 from autodeploy.weights.source import TensorSource
 
 
@@ -28,7 +28,8 @@ def prepare(
         if name not in weights:
             weights.add_constant(name, tensor)
     weights.prune(graph_module)
-    return graph_module, Context(traced.config, weights, device, fuel, kernels=kernels)
+    scales = cache_scales(source)
+    return graph_module, Context(traced.config, weights, device, fuel, cache_scales=scales, kernels=kernels)
 
 
 def fitting_passes(traced: Traced, recipe: ResolvedRecipe[Pass, Any]) -> tuple[Pass, ...]:

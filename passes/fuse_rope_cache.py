@@ -64,7 +64,7 @@ def _fuse(attention: Node) -> None:
     with graph.inserting_before(attention):
         rows = (row(q["x"]), row(k["x"]), named["v"], row(q["cos"]), row(q["sin"]))
         step = [named[name] for name in ("key_pages", "value_pages", "query_start", "context_len", "page_table")]
-        options = [named[name] for name in ("window", "softcap", "sinks", "alibi_slopes")]
+        options = [named[name] for name in ("window", "softcap", "sinks", "alibi_slopes", "key_scale", "value_scale")]
         args = (*rows, *step, named["slots"], named["scale"], q["interleaved"], *options)
         fused = insert_call(graph, ops.rope_paged_attention.default, args)
     attention.replace_all_uses_with(fused)

@@ -32,6 +32,7 @@ from autodeploy.passes.mark_precision import MarkPrecision
 from autodeploy.passes.merge_common import MergeCommon
 from autodeploy.passes.name_masks import NameMasks
 from autodeploy.passes.page_attention import PageAttention
+from autodeploy.passes.quantize_cache import QuantizeCache
 from autodeploy.passes.quantize_linears import QuantizeLinears
 from autodeploy.passes.tune_kernels import TuneKernels
 from autodeploy.patterns import PATTERNS
@@ -68,6 +69,7 @@ PLUGIN = Plugin(
         FuseActivationQuantizers,
         GatherLogitRows,
         PageAttention,
+        QuantizeCache,
         FuseRopeCache,
         FuseGatedLinear,
         TuneKernels,

@@ -22,7 +22,7 @@ from autodeploy.program import Program, ProgramSpec, cache_specs
 from autodeploy.runtime.model import StepInputs
 from autodeploy.testing.families import MAX_POSITIONS, VOCAB_SIZE, Options, config_with, tiny_config
 from autodeploy.weights import MemorySource, WeightPlan
-from autodeploy.weights.checkpoint import plan_weights
+from autodeploy.weights.checkpoint import cache_scales, plan_weights
 from autodeploy.weights.source import TensorSource
 
 
@@ -59,7 +59,14 @@ def context_of(
         if name not in weights:
             weights.add_constant(name, tensor)
     weights.prune(traced.graph_module)
-    return Context(traced.config, weights, torch.device(device), kernels=kernels or kernel_table(device), **options)
+    return Context(
+        traced.config,
+        weights,
+        torch.device(device),
+        kernels=kernels or kernel_table(device),
+        cache_scales=cache_scales(source),
+        **options,
+    )
 
 
 @dataclass(frozen=True)

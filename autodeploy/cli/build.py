@@ -50,6 +50,7 @@ def build(
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
+    kv_cache: opt.KvCache = None,
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
     fuel: Fuel = None,
@@ -68,7 +69,9 @@ def build(
     opt.check_capture(capture)
     opt.check_load_format(load_format)
     opt.check_out(out)
-    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, max_batch, max_tokens)
+    options = opt.build_options(
+        gpu, dtype, recipe, workload, quantize, settings, max_batch, max_tokens, kv_cache=kv_cache
+    )
     if dry_run:
         _show_plan(model, options, as_json)
         return

@@ -61,6 +61,14 @@ Quantize = Annotated[
         rich_help_panel=BUILDING,
     ),
 ]
+KvCache = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORMAT",
+        help="auto (the model's dtype), fp8, or int8 (passes.quantize_cache.format).  [default: the recipe's]",
+        rich_help_panel=BUILDING,
+    ),
+]
 Tp = Annotated[int, typer.Option(min=1, help="GPUs a layer is split over; 1 for now.", rich_help_panel=PLACE)]
 Pp = Annotated[int, typer.Option(min=1, help="GPUs the layers are spread over; 1 for now.", rich_help_panel=PLACE)]
 Ep = Annotated[int, typer.Option(min=1, help="GPUs the experts are spread over; 1 for now.", rich_help_panel=PLACE)]
@@ -70,6 +78,7 @@ Json = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT)]
 
 DTYPES = ("auto", "bf16", "fp16", "fp32")
+CACHES = ("auto", "fp8", "int8")
 CAPTURES = ("none", "compile", "cudagraph")
 LATER_CAPTURES = ("tensorrt",)
 
@@ -99,12 +108,17 @@ def build_options(
     settings: Iterable[str] | None,
     max_batch: int | None,
     max_tokens: int | None,
+    *,
+    kv_cache: str | None = None,
 ) -> BuildOptions:
     """Check the options that need no model, and put the short forms of settings under `--set`'s, which win."""
     check_choice("--dtype", dtype, DTYPES)
     if quantize is not None:
         check_scheme(quantize)
-    short = {"runtime.max_batch_size": max_batch, "runtime.max_num_tokens": max_tokens}
+    if kv_cache is not None:
+        check_choice("--kv-cache", kv_cache, CACHES)
+    cached = {"passes.quantize_cache.format": kv_cache}
+    short = {"runtime.max_batch_size": max_batch, "runtime.max_num_tokens": max_tokens, **cached}
     given = {key: value for key, value in short.items() if value is not None}
     return BuildOptions(gpu, dtype, recipe, workload, quantize, {**given, **parse_settings(settings or ())})
 

@@ -34,6 +34,7 @@ def generate(
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
+    kv_cache: opt.KvCache = None,
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
     max_batch: opt.MaxBatch = None,
@@ -43,7 +44,7 @@ def generate(
     debug: opt.Debug = False,
 ) -> None:
     """Answer prompts with MODEL, or with the program in ARTIFACT."""
-    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, max_batch, None)
+    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, max_batch, None, kv_cache=kv_cache)
     params = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=stop or None
     )
@@ -72,6 +73,7 @@ def serve(
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
+    kv_cache: opt.KvCache = None,
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
     max_batch: opt.MaxBatch = None,
@@ -82,7 +84,9 @@ def serve(
     debug: opt.Debug = False,
 ) -> None:
     """Serve MODEL, or the program in ARTIFACT, over HTTP as OpenAI's API does."""
-    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, max_batch, max_tokens)
+    options = opt.build_options(
+        gpu, dtype, recipe, workload, quantize, settings, max_batch, max_tokens, kv_cache=kv_cache
+    )
     try:
         from autodeploy.runtime.server import listen, run
     except ModuleNotFoundError as error:

@@ -11,12 +11,14 @@ from transformers import PreTrainedModel
 
 from autodeploy.errors import CheckpointError, UnsupportedError
 from autodeploy.weights.conversion import ConversionRules, Job
-from autodeploy.weights.expression import Cast, Constant, Expression, whole
+from autodeploy.weights.expression import Cast, Constant, Expression, Stored, whole
 from autodeploy.weights.plan import WeightPlan
 from autodeploy.weights.source import TensorSource, closest
 
-IGNORED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"masked_bias$")
-"""Buffers that older checkpoints store and today's models compute."""
+IGNORED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"masked_bias$", r"\.[kv]_scale$")
+"""Buffers that older checkpoints store and today's models compute, and what `cache_scales` takes."""
+
+_CACHE_SCALE = re.compile(r"(?P<attention>.+?)(\.[kv]_proj)?\.(?P<kind>[kv]_scale)$")
 
 
 def plan_weights(model: PreTrainedModel, source: TensorSource) -> WeightPlan:
@@ -50,6 +52,15 @@ def natural_order(key: str) -> list[tuple[int, int, str]]:
     return [
         (0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"\.|(?<=\D)(?=\d+(?:\.|$))", key)
     ]
+
+
+def cache_scales(source: TensorSource) -> dict[str, Expression]:
+    """The calibrated scales of cached keys and values that a checkpoint holds, by `<attention>.k_scale` or `.v_scale`.
+
+    A scale is one number for all heads of a layer, or one for each. Some tools store it with the projection.
+    """
+    matches = ((key, _CACHE_SCALE.match(key)) for key in source.keys())  # noqa: SIM118 (it is not a mapping)
+    return {f"{found['attention']}.{found['kind']}": Stored.of(key, source) for key, found in matches if found}
 
 
 def _fit(name: str, entry: Expression, parameter: Tensor) -> Expression:

@@ -39,6 +39,7 @@ def test_a_model_alone_is_built(run: Command, builder: FakeBuilder) -> None:
         "dtype": "auto",
         "recipe": "auto",
         "workload": "balanced",
+        "quantize": None,
         "set": {"runtime.page_size": 8, "runtime.max_batch_size": 4},
         "out": Path("Name-autodeploy"),
         "load_format": "auto",
@@ -76,6 +77,7 @@ def test_a_dry_run_builds_nothing(run: Command, builder: FakeBuilder, monkeypatc
     ("words", "message"),
     [
         (("--quantize", "fp9"), "--quantize fp9: no such scheme; did you mean 'fp8'?"),
+        (("--kv-cache", "fp9"), "--kv-cache fp9: not a choice; did you mean 'fp8'?"),
         (("--tp", "2"), "--tp 2: this version runs on one device"),
         (("--pp", "2"), "--pp 2"),
         (("--ep", "2"), "--ep 2"),
