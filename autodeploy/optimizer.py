@@ -16,9 +16,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from autodeploy.discovery import discover, kernel_table
 from autodeploy.errors import InputError, UnsupportedError, nearest
 from autodeploy.export import Traced, load_config, trace_model, trace_module
-from autodeploy.graph.diff import GraphDiff, diff_lines
-from autodeploy.graph.text import graph_lines
-from autodeploy.hardware import GpuChoice, choose_gpu
+from autodeploy.graph.copy import copy_graph
+from autodeploy.graph.diff import GraphDiff, diff_graphs
+from autodeploy.hardware import Gpu, GpuChoice, choose_gpu
 from autodeploy.hub import resolve
 from autodeploy.layers import Choice
 from autodeploy.pipeline import Pass, PassReport, run_passes
@@ -74,7 +74,7 @@ class Optimized(Compiled):
         return make_program(self, self.source, self.device)
 
     def diff(self, index: int) -> GraphDiff:
-        """What pass `index` of the history changed, as text; the passes up to it run again. Negative ones count back.
+        """What pass `index` of the history changed; the passes up to it run again. Negative ones count back.
 
         Raises InputError when there is no such pass.
         """
@@ -82,10 +82,23 @@ class Optimized(Compiled):
         if not -len(passes) <= index < len(passes):
             raise InputError(f"diff({index}): the history has passes 0 to {len(passes) - 1}")
         last = index % len(passes)
-        texts = [graph_lines(self.traced.graph_module.graph)]
         gm, context = prepare(self.traced, self.source, self.device, kernel_table(self.device), self.fuel)
-        run_passes(gm, passes[: last + 1], context, lambda _: texts.append(graph_lines(gm.graph)))
-        return diff_lines(f"{last}: {passes[last].name}", texts[-2], texts[-1])
+        before = [] if last else [copy_graph(gm).graph]
+
+        def keep(report: PassReport) -> None:
+            done.append(report)
+            if len(done) == last:
+                before.append(copy_graph(gm).graph)
+
+        done: list[PassReport] = []
+        run_passes(gm, passes[: last + 1], context, keep)
+        return diff_graphs(f"{last}: {passes[last].name}", before[0], gm.graph)
+
+    def _repr_html_(self) -> str:
+        """How it looks in a notebook: the graph, the passes, the roofline, and the memory plan."""
+        from autodeploy.inspect import view  # views know results, not the other way round
+
+        return view(self)._repr_html_()
 
     def verify(self, *, tokenizer: Tokenizer | None = None) -> Verification:
         """Run the graph before and after each pass, in float32 and in its dtype, and compare the logits.
@@ -109,6 +122,7 @@ def choose_dtype(name: str, gpu: GpuChoice, config: PretrainedConfig) -> tuple[t
     if name != "auto":
         if name not in DTYPES:
             raise InputError(f"--dtype {name}: not a choice; {nearest(name, ['auto', *DTYPES])}")
+        _refuse_dtype(name, gpu.gpu)
         return DTYPES[name], f"--dtype {name}"
     if gpu.gpu.is_cpu:
         if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
@@ -120,6 +134,11 @@ def choose_dtype(name: str, gpu: GpuChoice, config: PretrainedConfig) -> tuple[t
     if stored is torch.float16:
         return torch.float16, "the checkpoint is in fp16"
     return torch.bfloat16, "half the bytes of fp32"
+
+
+def _refuse_dtype(name: str, gpu: Gpu) -> None:
+    if name == "bf16" and not gpu.is_cpu and "bf16" not in gpu.features:
+        raise UnsupportedError(f"--dtype bf16: {gpu.name} has no bf16, which came with capability 8.0; use fp16")
 
 
 def resolve_settings(

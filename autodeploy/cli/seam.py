@@ -14,6 +14,7 @@ from autodeploy.runtime.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from autodeploy.explanation import PatternExplanation
+    from autodeploy.inspect.load import Inspected
 
 
 class Built(Protocol):
@@ -62,6 +63,12 @@ def explain_pattern(model: str, name: str, *, progress: Progress, **options: Any
     told: PatternExplanation
     told = import_module("autodeploy.explanation").explain_pattern(model, name, progress=progress, **options)
     return told
+
+
+def inspect(model: str, *, progress: Progress, **options: Any) -> Inspected:
+    """Open an artifact, or run a model's passes, to look at the graph."""
+    found: Inspected = import_module("autodeploy.inspect.load").find(model, progress=progress, **options)
+    return found
 
 
 def load_llm(model: str, *, progress: Progress, **options: Any) -> Answering:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 
 from rich.text import Text
+from torch.fx import Graph
+
+from autodeploy.graph.text import graph_lines
 
 CONTEXT_LINES = 2
+_NUMBERS = re.compile(r"_\d+\b|(?<=\.)\d+(?=\.)")  # by which nodes and weights of layers differ
 _STYLES = {"+": "green", "-": "red", "@": "dim"}
 
 
@@ -18,6 +23,21 @@ class GraphDiff:
 
     name: str
     lines: tuple[str, ...]
+    graphs: tuple[Graph, Graph] | None = field(default=None, repr=False, compare=False)
+    """Before and after, where both are at hand: a notebook draws them."""
+
+    @property
+    def regions(self) -> list[tuple[int, tuple[str, ...]]]:
+        """What changed, region by region without the `@`: those that differ in their layer alone are told once.
+
+        With each, how many there are.
+        """
+        found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        starts = [*(at for at, line in enumerate(self.lines) if line.startswith("@")), len(self.lines)]
+        for start, stop in zip(starts, starts[1:], strict=False):
+            region = self.lines[start + 1 : stop]
+            found.setdefault(tuple(_NUMBERS.sub("", line) for line in region), []).append(region)
+        return [(len(alike), alike[0]) for alike in found.values()]
 
     @property
     def removed(self) -> tuple[str, ...]:
@@ -38,6 +58,17 @@ class GraphDiff:
         head, *body = str(self).split("\n")
         lines = [Text(head, "bold"), *(Text(line, _STYLES.get(line[:1], "")) for line in body)]
         return Text("\n").join(lines)
+
+    def _repr_html_(self) -> str:
+        """How it looks in a notebook."""
+        from autodeploy.inspect import view_diff  # views know graphs, not the other way round
+
+        return view_diff(self)._repr_html_()
+
+
+def diff_graphs(name: str, before: Graph, after: Graph) -> GraphDiff:
+    """Compare two graphs by the lines of their texts."""
+    return replace(diff_lines(name, graph_lines(before), graph_lines(after)), graphs=(before, after))
 
 
 def diff_lines(name: str, before: Sequence[str], after: Sequence[str]) -> GraphDiff:

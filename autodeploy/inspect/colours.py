@@ -10,7 +10,7 @@ from autodeploy.inspect.kinds import Kind
 from autodeploy.inspect.model import GraphView, Group, Operation
 
 PLAIN = "c0"
-_HUES = tuple(f"c{number}" for number in range(1, 9))
+_HUES = tuple(f"c{number}" for number in range(1, 8))
 _STEPS = ((0.001, "q1", "under 0.1 %"), (0.01, "q2", "to 1 %"), (0.05, "q3", "to 5 %"), (0.2, "q4", "to 20 %"))
 _MOST = ("q5", "over 20 %")
 
@@ -22,11 +22,11 @@ KIND_SLOTS: Mapping[Kind, str] = MappingProxyType(
         Kind.NORM: "c3",
         Kind.ACTIVATION: "c4",
         Kind.EXPERTS: "c5",
-        Kind.ROTARY: "c6",
+        Kind.ROTARY: "c9",
         Kind.LOOKUP: "c7",
         Kind.COLLECTIVE: "c8",
-        Kind.QUANTIZE: "c5",
-        Kind.ARITHMETIC: "c8",
+        Kind.QUANTIZE: "c10",
+        Kind.ARITHMETIC: "c6",
     }
 )
 

@@ -22,7 +22,13 @@ def seconds_text(number: float) -> str:
 
 def count_text(number: float) -> str:
     """`70.6 B` for numbers of parameters."""
-    return _scaled(number, ("", "K", "M", "B", "T")).strip()
+    return _scaled(number, ("", "K", "M", "B", "T", "P")).strip()
+
+
+def tick_text(number: float) -> str:
+    """`50 k` beside an axis."""
+    value, _, prefix = count_text(number).replace("K", "k").replace("B", "G").partition(" ")
+    return f"{float(value):g} {prefix}".strip()
 
 
 def share_text(part: float, whole: float) -> str:

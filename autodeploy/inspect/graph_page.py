@@ -56,21 +56,26 @@ def draw_graph(view: GraphView, marks: Marks = MappingProxyType({}), opened: fro
 
 
 def open_at_first(root: Group, budget: int = SHOWN_AT_FIRST) -> frozenset[str]:
-    """The groups that open without showing more than `budget` boxes: repeated layers first, then from outside in."""
-    opened, waiting, shown = {root.id}, _inner(root, 1), len(root.children)
+    """The groups that open without showing more than `budget` boxes, from the outside in.
+
+    Where layers repeat, those that repeat most open, and nothing beside them.
+    """
+    longest = max(root.groups(), key=lambda one: one.repeats)
+    opened, shown = {root.id}, len(root.children)
+    waiting = [longest] if longest.repeats > 1 else _inner(root)
     while waiting:
-        times, group = waiting.pop(0)
+        group = waiting.pop(0)
         if shown + len(group.children) <= budget:
             shown += len(group.children)
             opened.add(group.id)
-            waiting = sorted([*waiting, *_inner(group, times)], key=lambda one: -one[0])
+            waiting += _inner(group)
     return frozenset(opened)
 
 
-def _inner(group: Group, times: int) -> list[tuple[int, Group]]:
-    """The groups in a group, and how often each is there; inputs stay closed."""
-    groups = [child for child in group.children if isinstance(child, Group) and child.label != INPUTS]
-    return [(times * child.repeats, child) for child in groups]
+def _inner(group: Group) -> list[Group]:
+    """The groups in a group, layers first; inputs stay closed."""
+    groups = (child for child in group.children if isinstance(child, Group) and child.label != INPUTS)
+    return sorted(groups, key=lambda one: not one.layers)
 
 
 class _Drawer:

@@ -34,7 +34,7 @@ def group_note(group: Group) -> dict[str, Any]:
     rows = [
         ("module", group.module),
         ("layers", f"{len(group.layers)} alike, drawn once" if group.repeats > 1 else ""),
-        ("operators", str(sum(one.repeats for one in operations))),
+        (_counted(group), str(sum(one.repeats for one in operations))),
         ("weight bytes", bytes_text(weight_bytes) if weight_bytes else ""),
         *_cost_rows(cost_of(group), 1),
         ("device", operations[0].device if operations else ""),
@@ -47,8 +47,11 @@ def summary(group: Group) -> str:
     operations = list(group.operations())
     weight_bytes = sum(one.weight_bytes * one.repeats for one in operations)
     number = sum(one.repeats for one in operations)
-    what = "inputs" if group.label == INPUTS else "operators" if number != 1 else "operator"
-    return f"{number} {what}" + (f", {bytes_text(weight_bytes)}" if weight_bytes else "")
+    return f"{number} {_counted(group)}" + (f", {bytes_text(weight_bytes)}" if weight_bytes else "")
+
+
+def _counted(group: Group) -> str:
+    return INPUTS if group.label == INPUTS else "operators"
 
 
 def cost_of(group: Group) -> OperatorCost | None:

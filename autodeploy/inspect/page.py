@@ -57,7 +57,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    texts = ("bytes_text", "flops_text", "seconds_text", "count_text")
+    texts = ("bytes_text", "flops_text", "seconds_text", "count_text", "tick_text")
     environment.filters.update({name: getattr(figures, name) for name in texts})
     environment.globals["asset"] = lambda name: Markup(_asset(name))
     return environment

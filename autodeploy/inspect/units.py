@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
 from torch.fx import Graph, Node
 
@@ -127,4 +126,10 @@ def _ordered(units: Sequence[Unit]) -> Iterator[Unit]:
 
 
 def _shared(one: Path, other: Path) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    """How many parts two paths begin with alike."""
+    shared = 0
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            break
+        shared += 1
+    return shared

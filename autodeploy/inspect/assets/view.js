@@ -134,11 +134,11 @@
       centre(box);
       tell(box, found);
     }
-    function centre(box) {
+    function centre(box, always) {
       const part = box.querySelector(".adv-head") || box;
       const inner = part.getBoundingClientRect();
       const outer = pane.getBoundingClientRect();
-      if (inner.top < outer.top || inner.bottom > outer.bottom || inner.left < outer.left || inner.right > outer.right) {
+      if (always || inner.top < outer.top || inner.bottom > outer.bottom || inner.left < outer.left || inner.right > outer.right) {
         pane.scrollTop += inner.top - outer.top - (outer.height - inner.height) / 2;
         pane.scrollLeft += inner.left - outer.left - (outer.width - inner.width) / 2;
       }
@@ -268,10 +268,10 @@
 
     function begin() {
       scale(Math.min(1, Math.max(0.6, pane.clientWidth / canvas.offsetWidth)));
-      const pick = boxes.find((one) => one.matches(".added, .removed, .rewired"));
+      const pick = boxes.find((one) => one.matches(".added, .removed")) || boxes.find((one) => one.matches(".rewired"));
       if (pick) {
-        centre(pick);
         current = pick;
+        centre(pick, true);
       } else {
         pane.scrollLeft = (canvas.offsetWidth * zoom - pane.clientWidth) / 2;
       }
