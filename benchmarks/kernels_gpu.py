@@ -19,7 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from cuda_cases import call_once, decode_cases, linear_cases, prefill_cases
+from cuda_cases import call_once, decode_cases, prefill_cases
+from cuda_linear_cases import linear_cases
 from cuda_small_cases import row_cases, sampling_cases
 from cuda_timing import Case, Measurement, matmul_ceiling, measure, read_ceiling
 from triton.runtime.errors import OutOfResources

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.kernels.triton.activation import gated_activation
-from autodeploy.kernels.triton.linear import SkinnyConfig, first_fitting, run
+from autodeploy.kernels.triton.linear import SkinnyConfig, best_guess, run
 
 
 def bind(config: SkinnyConfig) -> Callable[..., Tensor]:
@@ -22,8 +22,13 @@ def bind(config: SkinnyConfig) -> Callable[..., Tensor]:
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> Tensor:
     """`ops.gated_linear`: past 64 rows PyTorch's own matmul, and the gate after it."""
-    config = first_fitting(x.shape[:-1].numel(), weight)
+    config = best_guess(x.shape[:-1].numel(), weight)
     if config is not None:
         return run(x, weight, bias, config, kind)
+    return library(x, weight, bias, kind)
+
+
+def library(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> Tensor:
+    """`ops.gated_linear` by PyTorch's own matmul, and a kernel for the gate after it."""
     gate, up = torch.nn.functional.linear(x, weight, bias).chunk(2, dim=-1)
     return gated_activation(gate, up, kind)

@@ -34,12 +34,25 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
+def current_device() -> torch.device:
+    """The GPU that kernels are launched on; the CPU in the interpreter and where there is none."""
+    here = torch.cuda.is_available() and not INTERPRETED
+    return torch.device("cuda", torch.cuda.current_device()) if here else torch.device("cpu")
+
+
 @cache
 def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that a program can have; plenty in the interpreter."""
     if device.type != "cuda":
         return 1 << 30
     return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)  # type: ignore[attr-defined]
+
+
+@triton.jit
+def let_next_start(overlapped: tl.constexpr) -> None:
+    """Let the next kernel start as soon as there is room, for one that asks for much before it awaits its inputs."""
+    if overlapped:
+        tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit

@@ -9,8 +9,9 @@ import torch
 import triton
 from torch import Tensor
 
-from autodeploy.kernels.triton.launch import overlap, shared_memory
-from autodeploy.kernels.triton.skinny import finish_kernel, matvec_kernel, skinny_kernel
+from autodeploy.kernels.triton.launch import current_device, overlap, shared_memory
+from autodeploy.kernels.triton.shares import counters, shares_of
+from autodeploy.kernels.triton.skinny import matvec_kernel, skinny_kernel
 
 MAX_ROWS = 64
 
@@ -67,7 +68,10 @@ def _columns(config: SkinnyConfig, k: int, dtype: torch.dtype) -> int:
 
 
 def candidates(m: int, n: int, k: int, dtype: torch.dtype) -> tuple[SkinnyConfig, ...]:
-    """The configurations worth timing for m rows of a `[n, k]` weight, best guess first; none past MAX_ROWS rows."""
+    """The configurations worth timing for m rows of a `[n, k]` weight, best guess first; none past MAX_ROWS rows.
+
+    All fit the current device's shared memory.
+    """
     if m > MAX_ROWS:
         return ()
     configs: tuple[SkinnyConfig, ...]
@@ -75,17 +79,13 @@ def candidates(m: int, n: int, k: int, dtype: torch.dtype) -> tuple[SkinnyConfig
         configs = tuple(sorted(ONE_ROW, key=lambda config: k % config.block_k > 0))
     else:
         configs = (*sorted(FEW_ROWS, key=lambda config: (config.split_k > 1) == (n >= WIDE)), SMALL)
-    return tuple(dict.fromkeys(replace(one, block_k=_columns(one, k, dtype)) for one in configs))
+    cut = dict.fromkeys(replace(one, block_k=_columns(one, k, dtype)) for one in configs)
+    return tuple(one for one in cut if one.shared_bytes(m, dtype) <= shared_memory(current_device()))
 
 
-def first_fitting(m: int, weight: Tensor) -> SkinnyConfig | None:
-    """The first candidate for m rows whose programs have shared memory enough; None where there is none."""
-    fitting = (
-        config
-        for config in candidates(m, weight.shape[0], weight.shape[1], weight.dtype)
-        if config.shared_bytes(m, weight.dtype) <= shared_memory(weight.device)
-    )
-    return next(fitting, None)
+def best_guess(m: int, weight: Tensor) -> SkinnyConfig | None:
+    """The first candidate for m rows; None where there is none."""
+    return next(iter(candidates(m, weight.shape[0], weight.shape[1], weight.dtype)), None)
 
 
 def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: SkinnyConfig, gate: str | None = None) -> Tensor:
@@ -105,26 +105,23 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: SkinnyConfig, ga
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     split, block_n = config.split_k, config.block_n if gate is None else max(config.block_n, 2)
-    shares = out
-    if split > 1:
-        shares = torch.empty((split, m, weight.shape[0]), dtype=torch.float32, device=x.device)
-    fixed = {"gate": gate, "SPLIT_K": split, **overlap(x.device)}
+    tiles = triton.cdiv(weight.shape[0], block_n)
     options = {
-        **fixed,
+        "gate": gate,
+        "shared": split > 1,
         "even": weight.shape[0] % block_n == 0 and k % (config.block_k * split) == 0,
         "BLOCK_N": block_n,
         "BLOCK_K": config.block_k,
         "STAGES": config.num_stages,
         "num_warps": config.num_warps,
+        **overlap(x.device),
     }
-    grid = (triton.cdiv(weight.shape[0], block_n), split)
+    block_m = _block_m(m) if config.matrix_units else 1
+    given = (rows, weight, bias, out, shares_of(tiles, split, block_n * block_m, x.device), counters(x.device))
     if not config.matrix_units:
-        matvec_kernel[grid](rows, weight, bias, shares, n, k, **options)
+        matvec_kernel[(tiles, split)](*given, n, k, split, **options)
     else:
-        skinny_kernel[grid](rows, weight, bias, shares, m, n, k, rows.stride(0), BLOCK_M=_block_m(m), **options)
-    if split > 1:
-        block = min(triton.next_power_of_2(n), 1024)
-        finish_kernel[(triton.cdiv(n, block), m)](shares, bias, out, m, n, BLOCK=block, **fixed)
+        skinny_kernel[(tiles, split)](*given, m, n, k, split, rows.stride(0), BLOCK_M=block_m, **options)
     return out
 
 
@@ -139,5 +136,5 @@ def bind(config: SkinnyConfig) -> Callable[..., Tensor]:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`ops.linear`: the first candidate that fits up to MAX_ROWS rows, PyTorch's own matmul past them."""
-    config = first_fitting(x.shape[:-1].numel(), weight)
+    config = best_guess(x.shape[:-1].numel(), weight)
     return torch.nn.functional.linear(x, weight, bias) if config is None else run(x, weight, bias, config)

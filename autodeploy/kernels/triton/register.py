@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,18 +11,23 @@ from torch import Tensor
 
 from autodeploy import ops
 from autodeploy.kernels.table import Kernel, Tunable
-from autodeploy.kernels.triton import gated_linear, linear
+from autodeploy.kernels.triton import gated_linear, linear, tiles_linear
 from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.attention import paged_attention, rope_paged_attention
+from autodeploy.kernels.triton.experts import expert_linear
+from autodeploy.kernels.triton.launch import INTERPRETED
 from autodeploy.kernels.triton.norm import add_rms_norm, rms_norm
 from autodeploy.kernels.triton.rope import rope
 from autodeploy.ops import CanonicalOp
 
 BACKEND = "triton"
+DEVICES = ("cpu",) if INTERPRETED else ("cuda",)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_WIDTH = 65536 // 4  # of a row that one program holds in registers
 SKINNY = Tunable(linear.candidates, linear.bind, linear.SkinnyConfig)
 GATED = replace(SKINNY, bind=gated_linear.bind)
+TILES = Tunable(tiles_linear.candidates, tiles_linear.bind, tiles_linear.TileConfig)
+GATED_TILES = replace(TILES, configs=tiles_linear.gated_candidates)
 LIBRARY = torch.library.Library("autodeploy_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
@@ -32,6 +36,10 @@ def register() -> tuple[Kernel, ...]:
     return (
         replace(_kernel(ops.linear, linear.linear, _one_matmul_dtype), tunable=SKINNY),
         replace(_kernel(ops.gated_linear, gated_linear.gated_linear, _one_gated_dtype), tunable=GATED),
+        _tuned(ops.linear, "tma", linear.linear, _one_matmul_dtype, TILES),
+        _tuned(ops.gated_linear, "tma", gated_linear.gated_linear, _one_gated_dtype, GATED_TILES),
+        _tuned(ops.gated_linear, "library", gated_linear.library, _one_gated_dtype),
+        _kernel(ops.expert_linear, expert_linear, _one_expert_dtype),
         _kernel(ops.rms_norm, rms_norm, _narrow_rows),
         _kernel(ops.add_rms_norm, add_rms_norm, _narrow_sums),
         _kernel(ops.rope, rope, _wide_angles),
@@ -42,12 +50,22 @@ def register() -> tuple[Kernel, ...]:
 
 
 def _kernel(op: CanonicalOp, run: Callable[..., Any], declines: Callable[..., str | None]) -> Kernel:
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     LIBRARY.define(op.schema)  # type: ignore[no-untyped-call]
-    LIBRARY.impl(op.name, run, "CPU" if interpreted else "CUDA")  # type: ignore[no-untyped-call]
+    LIBRARY.impl(op.name, run, "CPU" if INTERPRETED else "CUDA")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"autodeploy_triton::{op.name}", op.fake, lib=LIBRARY)
     overload = getattr(torch.ops.autodeploy_triton, op.name).default
-    return Kernel(op, BACKEND, overload, ("cpu",) if interpreted else ("cuda",), DTYPES, declines, priority=10)
+    return Kernel(op, BACKEND, overload, DEVICES, DTYPES, declines, priority=10)
+
+
+def _tuned(
+    op: CanonicalOp,
+    backend: str,
+    run: Callable[..., Any],
+    declines: Callable[..., str | None],
+    tunable: Tunable | None = None,
+) -> Kernel:
+    """A kernel that serves where measurements choose it, for the numbers of rows that they choose it for."""
+    return Kernel(op, backend, run, DEVICES, DTYPES, declines, priority=5, tunable=tunable)
 
 
 def _one_dtype(x: Tensor, *others: Tensor | None) -> str | None:
@@ -61,6 +79,12 @@ def _one_matmul_dtype(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 def _one_gated_dtype(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> str | None:
     return _known_activation(kind) or _one_dtype(x, weight, bias)
+
+
+def _one_expert_dtype(
+    x: Tensor, experts: Tensor, weight: Tensor, bias: Tensor | None = None, transposed: bool = False
+) -> str | None:
+    return _one_dtype(x, weight, bias)
 
 
 def _known_activation(kind: str) -> str | None:
