@@ -27,7 +27,15 @@ from autodeploy.leftovers import describe
 from autodeploy.optimizer import Compiled, Recipe, choose_dtype, compile_graph, resolve_settings, target_device
 from autodeploy.pipeline import PassReport, Stage
 from autodeploy.plan import Decision, Plan, recipe_decisions
-from autodeploy.planning import Estimate, Outlook, estimate_model, look_ahead, look_at_weights, plan_settings
+from autodeploy.planning import (
+    Estimate,
+    Outlook,
+    estimate_model,
+    look_ahead,
+    look_at_weights,
+    plan_settings,
+    refuse_scheme,
+)
 from autodeploy.progress import NullProgress, Progress, stage
 from autodeploy.quantization import SCHEMES
 from autodeploy.verify import Verification
@@ -55,6 +63,7 @@ class Job:
     ) -> None:
         self.choice: GpuChoice = choose_gpu(gpu)
         self.device = target_device(self.choice)
+        refuse_scheme(self.choice.gpu, quantize)
         self.files: ModelFiles = resolve(model, weights=weights, progress=progress)
         if (self.files.folder / MANIFEST).is_file():
             raise ModelError(f"{model} is an artifact, built already: autodeploy serve {model}")

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from autodeploy.cost import Fit, Step, StepShape, Work
-from autodeploy.hardware import FEATURES, Gpu
+from autodeploy.cost import Fit, StepShape
 from autodeploy.planning.estimate import Estimate
+from autodeploy.planning.formats import OFFERED, in_scheme, saved_bytes, why_not
 from autodeploy.runtime.settings import RuntimeSettings
 
-CROWD = 4096  # tokens of a step that meets every expert
 LAUNCH_SECONDS = 6e-6  # a kernel's launch from Python, on a host of ordinary speed
 
 
@@ -30,25 +29,6 @@ class Alternative:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Format:
-    """A format of weights: bits of each with its share of the scales, and the dtype that it is multiplied in."""
-
-    name: str
-    bits: float
-    arithmetic: str | None
-    """None where weights are widened as they are read."""
-    feature: str | None
-    instead: str
-
-
-FORMATS = (
-    Format("fp8", 8.0, "float8_e4m3fn", "fp8", "int8 weights take as little room, int4 half of it"),
-    Format("int4", 4.25, None, None, ""),
-    Format("nvfp4", 4.5, None, "fp4", "int4 weights take as little room"),
-)
-
-
 def too_large(estimate: Estimate, fit: Fit) -> tuple[Alternative, ...]:
     """What a model that does not fit would need: other formats of its weights, or more devices."""
     need = f"its weights take {fit.weights / 1e9:.1f} GB, and {fit.capacity / 1e9:.0f} GB are there"
@@ -58,12 +38,12 @@ def too_large(estimate: Estimate, fit: Fit) -> tuple[Alternative, ...]:
 
 
 def _smaller(estimate: Estimate, fit: Fit) -> Iterator[Alternative]:
-    for one in FORMATS:
+    for one in OFFERED:
         reason = why_not(estimate.gpu, one)
         weights = fit.weights - saved_bytes(estimate, one)
         fits = replace(fit, weights=weights).fits
         verdict = f"the weights would take {weights / 1e9:.1f} GB{'' if fits else ', which is still too much'}"
-        yield Alternative(f"--quantize {one.name}", reason is None and fits, reason or verdict)
+        yield Alternative(f"--quantize {one}", reason is None and fits, reason or verdict)
 
 
 def reject(estimate: Estimate, settings: RuntimeSettings, context: int) -> tuple[Alternative, ...]:
@@ -76,66 +56,26 @@ def reject(estimate: Estimate, settings: RuntimeSettings, context: int) -> tuple
     )
 
 
-def why_not(gpu: Gpu, format_: Format) -> str | None:
-    """The reason why a device cannot compute with weights in a format, with what it can do; None when it can."""
-    if format_.feature is None or gpu.is_cpu or format_.feature in gpu.features:
-        return None
-    major, minor = gpu.compute_capability or (0, 0)
-    since = ".".join(map(str, FEATURES[format_.feature]))
-    return (
-        f"{gpu.name} (compute capability {major}.{minor}) has no {format_.feature} units, which came with {since};"
-        f" {format_.instead}"
-    )
-
-
 def _formats(estimate: Estimate, settings: RuntimeSettings, context: int) -> Iterator[Alternative]:
     sizes = sorted({1, min(settings.max_batch_size, 64)})
     if estimate.gpu.is_cpu or any(one.is_narrow for one in estimate.model.works(StepShape(1, 1, context))):
         return
-    for one in FORMATS:
+    for one in OFFERED:
         reason = why_not(estimate.gpu, one)
         gain = _gain(estimate, one, sizes, context) if reason is None else ""
-        yield Alternative(f"--quantize {one.name}", reason is None, reason or gain)
+        yield Alternative(f"--quantize {one}", reason is None, reason or gain)
 
 
-def _gain(estimate: Estimate, format_: Format, sizes: Iterable[int], context: int) -> str:
+def _gain(estimate: Estimate, scheme: str, sizes: Iterable[int], context: int) -> str:
     steps = []
     for size in sizes:
         shape = StepShape(size, 1, context)
-        before, after = estimate.step(shape), in_format(estimate, shape, format_)
+        before, after = estimate.step(shape), in_scheme(estimate, shape, scheme)
         steps.append(f"{_times(before.seconds / after.seconds)} at batch {size}")
     return (
-        f"decode would be {' and '.join(steps)}, and {saved_bytes(estimate, format_) / 1e9:.1f} GB of weights less;"
+        f"decode would be {' and '.join(steps)}, and {saved_bytes(estimate, scheme) / 1e9:.1f} GB of weights less;"
         " it changes the numbers, so it is done only when asked for"
     )
-
-
-def in_format(estimate: Estimate, shape: StepShape, format_: Format) -> Step:
-    """The step if every projection but the head had its weights in a format."""
-    works = [_requantized(one, format_) for one in estimate.model.works(shape)]
-    return estimate.pace.step(works, shape.num_requests)
-
-
-def saved_bytes(estimate: Estimate, format_: Format) -> float:
-    """What the weights of a model would lose in a format."""
-    return sum(_saved(one, format_) for one in estimate.model.works(StepShape(1, CROWD, CROWD)))
-
-
-def _requantized(work: Work, format_: Format) -> Work:
-    if not _is_quantizable(work):
-        return work
-    weights = {name: size * format_.bits / 16 for name, size in work.weight_bytes.items()}
-    return replace(work, weight_bytes=weights, precision=format_.arithmetic or work.precision, is_narrow=True)
-
-
-def _saved(work: Work, format_: Format) -> float:
-    return sum(work.weight_bytes.values()) * work.times * (1 - format_.bits / 16) if _is_quantizable(work) else 0.0
-
-
-def _is_quantizable(work: Work) -> bool:
-    """A projection of a layer, in 16 bits: the head stays as it is, whose rounding every token would show."""
-    head = work.module is not None and "head" in work.module.rpartition(".")[2]
-    return work.kind in ("matmul", "experts") and not work.is_narrow and not head
 
 
 def _dtypes(estimate: Estimate, context: int) -> Iterator[Alternative]:
