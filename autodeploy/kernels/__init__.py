@@ -10,7 +10,10 @@ from autodeploy.kernels.backend import Backend
 from autodeploy.kernels.reference import reference_kernel
 from autodeploy.kernels.table import Kernel, KernelTable, Verdict
 
-BACKENDS = (Backend("native", native.kernels, ("cpu",)), Backend("triton", triton.kernels, ("cuda",)))
+BACKENDS = (
+    Backend("native", native.kernels, ("cpu",)),
+    Backend("triton", triton.kernels, ("cuda",), variants=("tma", "library")),
+)
 """Our own. Where a compiler or triton is missing, theirs has no kernels, and the torch references serve."""
 
 

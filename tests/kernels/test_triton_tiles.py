@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from autodeploy import ops
+from autodeploy.kernels import builtin_kernels
 from tests.kernels.device import DEVICE, INTERPRETED, close, device_test, draw
 
 tiles = pytest.importorskip("autodeploy.kernels.triton.tiles_linear")
@@ -72,6 +73,13 @@ def test_every_number_of_rows_has_candidates() -> None:
         found = {*tiles.candidates(rows, 64, 64, torch.float16), *tiles.gated_candidates(rows, 64, 64, torch.float16)}
         assert found
         assert all(not config.ring or config.block_m >= rows for config in found)
+
+
+def test_the_backend_holds_them_beside_the_others() -> None:
+    table = builtin_kernels("cuda")
+    for op in (ops.linear, ops.gated_linear):
+        assert table.find(op.overload, "tma") is not None
+        assert table.find(op.overload, "triton") is not None
 
 
 def test_more_tiles_than_counters_are_refused() -> None:
