@@ -17,6 +17,7 @@ from autodeploy.kernels.triton.attention import paged_attention, rope_paged_atte
 from autodeploy.kernels.triton.experts import expert_linear
 from autodeploy.kernels.triton.launch import INTERPRETED
 from autodeploy.kernels.triton.norm import add_rms_norm, rms_norm
+from autodeploy.kernels.triton.register_quantized import quantized_kernels
 from autodeploy.kernels.triton.rope import rope
 from autodeploy.ops import CanonicalOp
 
@@ -46,6 +47,7 @@ def register() -> tuple[Kernel, ...]:
         _kernel(ops.gated_activation, gated_activation, _like_halves),
         _kernel(ops.paged_attention, paged_attention, _one_cache_dtype),
         _kernel(ops.rope_paged_attention, rope_paged_attention, _one_rotated_cache_dtype),
+        *quantized_kernels(_kernel),
     )
 
 

@@ -1,0 +1,226 @@
+"""`ops.packed_linear` and `ops.packed_gated_linear`: the ways to compute them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from autodeploy.kernels.storage import Storage
+from autodeploy.kernels.triton.activation import gated_activation
+from autodeploy.kernels.triton.dequantize import dequantize
+from autodeploy.kernels.triton.packed_skinny import packed_matvec_kernel, packed_skinny_kernel
+from autodeploy.kernels.triton.quantized import (
+    BLOCK,
+    LIBRARY,
+    Launch,
+    QuantizedConfig,
+    ScaleLayout,
+    fit,
+    fitting,
+    rows_for,
+)
+from autodeploy.kernels.triton.rows import dense
+
+BYTES = ("int8", "fp8")
+"""The formats with one value a byte."""
+STORED = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+    torch.uint8: tl.uint8,
+    torch.float8_e4m3fn: tl.float8e4nv,
+}
+ONE_ROW = tuple(
+    QuantizedConfig(block_n, block_k, 1, num_warps, 1, way="vector")
+    for block_n, block_k, num_warps in ((4, 2048, 4), (8, 1024, 2), (8, 2048, 4), (4, 4096, 4))
+)
+FEW_ROWS = tuple(
+    QuantizedConfig(block_n, block_k, split, num_warps, num_stages, held=True)
+    for block_n, block_k, num_warps, num_stages in ((64, 128, 4, 6), (64, 256, 4, 4), (128, 128, 4, 4))
+    for split in (1, 2, 4)
+)
+SOME_ROWS = tuple(
+    QuantizedConfig(block_n, block_k, split, num_warps, 4)
+    for block_n, block_k, num_warps in ((64, 128, 4), (64, 256, 4), (128, 128, 4), (128, 128, 8))
+    for split in (1, 2, 4)
+)
+MANY_ROWS = tuple(
+    QuantizedConfig(block_n, 128, split, 8, 3, block_m)
+    for block_m, block_n, split in ((128, 128, 1), (128, 128, 2), (64, 128, 1), (128, 64, 1), (128, 64, 2))
+)
+MOST_ROWS = 512
+"""Past so many, decoding the weight once for all is faster than decoding it for every block of rows."""
+
+
+def candidates(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> tuple[QuantizedConfig, ...]:
+    """The configurations worth timing for m rows of x in dtype, the best guess first."""
+    if m > MOST_ROWS:
+        return (LIBRARY,)
+    if m > 64:
+        return fitting((*MANY_ROWS, LIBRARY), m, k, dtype.itemsize)
+    configs = FEW_ROWS if m <= 8 else SOME_ROWS
+    if m == 1 and storage.format in BYTES and storage.groups == 1:
+        configs = (*ONE_ROW, *configs)
+    return fitting(configs, m, k, dtype.itemsize)
+
+
+def first(m: int, weight: Tensor, k: int, dtype: torch.dtype, scale: Tensor, format: str) -> QuantizedConfig:
+    """The best guess for m rows."""
+    return candidates(m, weight.shape[0], k, dtype, Storage(format, "", *scale.shape))[0]
+
+
+def bind(config: QuantizedConfig) -> Callable[..., Tensor]:
+    """`ops.packed_linear` in a configuration."""
+
+    def projection(
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        zero: Tensor | None,
+        global_scale: Tensor | None,
+        bias: Tensor | None,
+        format: str,
+    ) -> Tensor:
+        return run(x, weight, scale, zero, global_scale, bias, format, config)
+
+    return projection
+
+
+def bind_gated(config: QuantizedConfig) -> Callable[..., Tensor]:
+    """`ops.packed_gated_linear` in a configuration."""
+
+    def projection(
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        zero: Tensor | None,
+        global_scale: Tensor | None,
+        bias: Tensor | None,
+        format: str,
+        kind: str,
+    ) -> Tensor:
+        return run(x, weight, scale, zero, global_scale, bias, format, config, kind)
+
+    return projection
+
+
+def packed_linear(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    global_scale: Tensor | None,
+    bias: Tensor | None,
+    format: str,
+) -> Tensor:
+    """`ops.packed_linear` by the best guess."""
+    config = first(x.shape[:-1].numel(), weight, x.shape[-1], x.dtype, scale, format)
+    return run(x, weight, scale, zero, global_scale, bias, format, config)
+
+
+def packed_gated_linear(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    global_scale: Tensor | None,
+    bias: Tensor | None,
+    format: str,
+    kind: str,
+) -> Tensor:
+    """`ops.packed_gated_linear` by the best guess."""
+    config = first(x.shape[:-1].numel(), weight, x.shape[-1], x.dtype, scale, format)
+    return run(x, weight, scale, zero, global_scale, bias, format, config, kind)
+
+
+def run(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    global_scale: Tensor | None,
+    bias: Tensor | None,
+    format: str,
+    config: QuantizedConfig,
+    gate: str | None = None,
+) -> Tensor:
+    """`ops.packed_linear` in a configuration, ValueError for several rows on the ordinary units.
+
+    With the name of an activation as gate, it is `ops.packed_gated_linear`.
+    """
+    if config.way == "library":
+        return _library(x, dequantize(weight, scale, zero, global_scale, format, x.shape[-1], x.dtype), bias, gate)
+    n = weight.shape[0] if gate is None else weight.shape[0] // 2
+    out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
+    if out.numel():
+        start = _vector if config.way == "vector" else _skinny
+        rows, stored = rows_for(x, config), (weight.contiguous(), scale, zero, global_scale)
+        start(rows, *stored, dense(bias), format, out, config, gate)
+    return out
+
+
+def _vector(
+    rows: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    global_scale: Tensor | None,
+    bias: Tensor | None,
+    format: str,
+    out: Tensor,
+    config: QuantizedConfig,
+    gate: str | None,
+) -> None:
+    """Fill out by the kernel for one row, for formats of bytes without zero points."""
+    size, k = weight.shape
+    config = fit(config, k)
+    launch = Launch.of(config, 1, size, k, gate, rows.device)
+    packed_matvec_kernel[launch.grid](
+        rows, weight, scale.contiguous(), bias, out, launch.shares, launch.counters,
+        out.shape[-1], k, config.split_k, scale.shape[1], format,
+        SCALE_ROWS=ScaleLayout.of(scale, size, k, blocked=format == "fp8").rows, **launch.options,
+    )  # fmt: skip
+
+
+def _skinny(
+    rows: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    zero: Tensor | None,
+    global_scale: Tensor | None,
+    bias: Tensor | None,
+    format: str,
+    out: Tensor,
+    config: QuantizedConfig,
+    gate: str | None,
+) -> None:
+    """Fill out by the kernel on the matrix units."""
+    (m, k), size = rows.shape, weight.shape[0]
+    layout = ScaleLayout.of(scale, size, k, blocked=format == "fp8")
+    config = fit(config, k, BLOCK if format == "fp8" and layout.group else 0)
+    launch = Launch.of(config, m, size, k, gate, rows.device)
+    spans = layout.group == 0 or layout.group >= config.block_k
+    scales, zeros = (dense(one) if one is None or not spans else _words(one) for one in (scale, zero))
+    packed_skinny_kernel[launch.grid](
+        rows, weight, scales, zeros, global_scale, bias, out, launch.shares, launch.counters,
+        m, out.shape[-1], k, config.split_k, rows.stride(0), weight.stride(0), scale.shape[1], format,
+        SCALE=STORED[scale.dtype], ZERO=None if zero is None else STORED[zero.dtype],
+        SCALE_ROWS=layout.rows, GROUP=layout.group, **launch.options,
+    )  # fmt: skip
+
+
+def _words(scale: Tensor) -> Tensor:
+    """A scale or zero point by row and group as 32-bit words, where rows are made of them: these can be prefetched."""
+    scale = scale.contiguous()
+    return scale.view(torch.int32) if scale.shape[1] * scale.itemsize % 4 == 0 and scale.itemsize < 4 else scale
+
+
+def _library(x: Tensor, weight: Tensor, bias: Tensor | None, gate: str | None) -> Tensor:
+    both = torch.nn.functional.linear(x, weight, bias)
+    if gate is None:
+        return both
+    gates, ups = both.chunk(2, dim=-1)
+    return gated_activation(gates, ups, gate)
