@@ -21,6 +21,8 @@ from autodeploy.kernels.triton.prefill import PrefillConfig, prefill
 from autodeploy.kernels.triton.rope_cache import rope_and_write_cache
 from autodeploy.kernels.triton.rows import dense
 
+MANY_ROWS = 512  # fewer rows, or mostly single ones, leave the large programs of the kernel for Hopper idle
+
 
 def _dense_rows(x: Tensor) -> Tensor:
     """x with dense heads and elements; rows may be apart, as the parts of a joined projection are."""
@@ -135,7 +137,7 @@ def _attend(q: Tensor, paged: Paged, scoring: Scoring, out: Tensor, counters: Te
     decode(q, paged, scoring, out, counters, config, by_request=mixed)
     if not mixed:
         return
-    hopper = hopper_kernels(q.device)
+    hopper = hopper_kernels(q.device) if rows >= max(MANY_ROWS, 4 * paged.context_len.shape[0]) else None
     if hopper is not None and hopper.suits(q, paged, scoring):
         hopper.hopper_prefill(q, paged, scoring, out)
     else:

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, multiprocessors, overlap
-from autodeploy.kernels.triton.narrow import widen
+from autodeploy.kernels.triton.narrow import as_halves, widen
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.scores import bend, key_rows
 
@@ -56,14 +56,6 @@ def _owner(query_start, row, requests):
         else:
             high = middle
     return low
-
-
-@triton.jit
-def as_halves(queries):
-    """Queries `[D, rows]` in float16, in units of a power of two: none is too large, and what they lose is nothing."""
-    largest = tl.max(tl.abs(queries.to(tl.float32)), axis=0)[None, :]
-    unit = tl.exp2(tl.ceil(tl.log2(tl.maximum(largest, 1e-30))))
-    return (queries.to(tl.float32) / unit).to(tl.float16), unit
 
 
 @triton.jit(do_not_specialize=["requests", "num_shares"])  # they differ from step to step
@@ -152,8 +144,9 @@ def _decode_kernel(
         mask=real[None, :] & (key_column[:, None] < key_width),
         other=0.0,
     )
-    if key_pages.dtype.element_ty.primitive_bitwidth == 8 and queries.dtype == tl.bfloat16:
-        queries, unit = as_halves(queries)
+    halved: tl.constexpr = key_pages.dtype.element_ty.primitive_bitwidth == 8 and queries.dtype == tl.bfloat16
+    if halved:
+        queries, unit = as_halves(queries, 0)
     slopes = None
     if alibi_slopes is not None:
         slopes = tl.load(alibi_slopes + head, mask=real, other=0.0)[None, :]
@@ -178,7 +171,7 @@ def _decode_kernel(
             other=0.0,
         )
         scores = tl.dot(widen(keys, queries.dtype), queries, input_precision="ieee")
-        if key_pages.dtype.element_ty.primitive_bitwidth == 8 and q.dtype.element_ty == tl.bfloat16:
+        if halved:
             scores *= unit
         scores, factor = bend(scores, scale, softcap, slopes, (position - key)[:, None], has_softcap)
         visible = known

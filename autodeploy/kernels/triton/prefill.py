@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, overlap
+from autodeploy.kernels.triton.narrow import as_halves, widen
 from autodeploy.kernels.triton.paged import Paged, Scoring
 from autodeploy.kernels.triton.scores import bend, key_rows
 
@@ -45,6 +46,7 @@ def _owner(query_start, requests, program, BLOCK_QUERIES: tl.constexpr):  # noqa
 @triton.jit
 def _attend_tiles(
     queries,
+    unit,
     values,
     largest,
     total,
@@ -84,8 +86,9 @@ def _attend_tiles(
             keys = tl.load(from_keys, mask=known[:, None] & (key_column[None, :] < key_width), other=0.0)
         else:
             keys = tl.load(from_keys)
-        keys = keys.to(queries.dtype)
-        scores = tl.dot(queries, tl.trans(keys), input_precision="ieee")
+        scores = tl.dot(queries, tl.trans(widen(keys, queries.dtype)), input_precision="ieee")
+        if unit is not None:
+            scores *= unit
         distance = position[:, None] - key[None, :]
         scores, factor = bend(scores, scale, softcap, slopes, distance, has_softcap)
         if masked:
@@ -105,7 +108,7 @@ def _attend_tiles(
             tile_values = tl.load(from_values, mask=known[:, None] & (value_column[None, :] < value_width), other=0.0)
         else:
             tile_values = tl.load(from_values)
-        values = tl.dot(weights.to(queries.dtype), tile_values.to(queries.dtype), values, input_precision="ieee")
+        values = tl.dot(weights.to(queries.dtype), widen(tile_values, queries.dtype), values, input_precision="ieee")
         largest = top
     return values, largest, total
 
@@ -171,6 +174,9 @@ def _prefill_kernel(
         mask=real[:, None] & (key_column[None, :] < key_width),
         other=0.0,
     )
+    unit = None
+    if key_pages.dtype.element_ty.primitive_bitwidth == 8 and queries.dtype == tl.bfloat16:
+        queries, unit = as_halves(queries, 1)
     slopes = None
     if alibi_slopes is not None:
         slopes = tl.load(alibi_slopes + head, mask=real, other=0.0)[:, None]
@@ -192,12 +198,12 @@ def _prefill_kernel(
     else:
         edge = (past + first + 1) // BLOCK_KEYS * BLOCK_KEYS
         values, largest, total = _attend_tiles(
-            queries, values, largest, total, key_pages, value_pages, table, kv_head, position, edge * 0, edge,
+            queries, unit, values, largest, total, key_pages, value_pages, table, kv_head, position, edge * 0, edge,
             scale, softcap, slopes, window, kv_heads, key_width, value_width, has_softcap, has_window, False,
             PAGE, BLOCK_KEYS, KEY_WIDTH, VALUE_WIDTH, STAGES,
         )  # fmt: skip
     values, largest, total = _attend_tiles(
-        queries, values, largest, total, key_pages, value_pages, table, kv_head, position, edge, stop,
+        queries, unit, values, largest, total, key_pages, value_pages, table, kv_head, position, edge, stop,
         scale, softcap, slopes, window, kv_heads, key_width, value_width, has_softcap, has_window, True,
         PAGE, BLOCK_KEYS, KEY_WIDTH, VALUE_WIDTH, STAGES,
     )  # fmt: skip
