@@ -67,10 +67,10 @@ Rows<const T> rows_or_none(const Tensor& x) {
 inline Tensor like(const Tensor& x) { return allocate(x.sizes(), x.options()); }
 
 // The result of a projection of x to `width` columns.
-inline Tensor projected(const Tensor& x, int64_t width) {
+inline Tensor projected(const Tensor& x, int64_t width, at::ScalarType dtype) {
     c10::SmallVector<int64_t, 4> shape(x.sizes().begin(), x.sizes().end());
     shape.back() = width;
-    return allocate(shape, x.options());
+    return allocate(shape, x.options().dtype(dtype));
 }
 
 // Waking a second thread costs more than a few thousand elements.

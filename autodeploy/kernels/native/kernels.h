@@ -2,6 +2,7 @@
 // call them, and each does its part.
 #pragma once
 
+#include "codes.h"
 #include "team.h"
 #include "vector.h"
 
@@ -23,13 +24,25 @@ using Then = void (*)(T* piece, long width);
 template <class T>
 using Gate = void (*)(const T* halves, long width, T* out);
 
-// out [M, N] = x [M, K] @ weight [N, K].T + bias [N] (may be null), and then `then` (may be null) of each element.
+// out [M, N] = x [M, K] @ weight [N, K].T + bias [N] (may be null), and then `then` (may be null) of each element. With a
+// `gate`, the weight has the gate's rows first, then those of what it gates, and out is [M, N / 2].
 template <class T>
-void linear(const Team& team, Rows<const T> x, Rows<const T> weight, const T* bias, Then<T> then, T* out);
+void linear(const Team& team, Rows<const T> x, Rows<const T> weight, const T* bias, Then<T> then, Gate<T> gate, T* out);
 
-// out = gate(halves of x @ weight.T + bias): weight [2 I, K], the gate's rows first; out [M, I].
+// Likewise by a weight in 8 or 4 bits: as integers where x is bf16 and the groups allow it, else decoded to float32.
 template <class T>
-void gated_linear(const Team& team, Rows<const T> x, Rows<const T> weight, const T* bias, Gate<T> gate, T* out);
+void packed_linear(const Team& team, Rows<const T> x, const Codes& weight, const T* bias, Gate<T> gate, T* out);
+
+template <class T>
+void decoded_linear(const Team& team, Rows<const T> x, const Codes& weight, const T* bias, Gate<T> gate, T* out);
+
+// Likewise of integers, to be multiplied by x_scale, by an int8 weight.
+template <class T>
+void scaled_linear(const Team& team, Rows<const int8_t> x, const Scales& x_scale, const Codes& weight, const T* bias,
+                   Gate<T> gate, T* out);
+
+// Whether blocks of some columns have few enough scales each: scaled_linear takes nothing else, by blocks of 64.
+bool falls_into_blocks(const Scales& scales, long columns);
 
 // The norms are of x, or of total = x + residual where residual.data is not null.
 template <class T>

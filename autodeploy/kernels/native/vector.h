@@ -1,6 +1,10 @@
 // Sixteen floats at a time in the compiler's own vector types, so that one source serves every CPU.
 #pragma once
 
+#ifdef __AVX512VNNI__
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -15,8 +19,11 @@ typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint8_t Bytes __attribute__((vector_size(64)));
+typedef int8_t Digits16 __attribute__((vector_size(16)));
 
 constexpr long kLanes = 16;
+constexpr long kBytes = 64;  // in a register
 
 static inline Floats splat(float value) { return value - Floats{}; }
 
@@ -65,6 +72,7 @@ static inline void store(T* p, Floats v, long count) {
 }
 
 static inline float widen(float x) { return x; }
+static inline float widen(uint8_t x) { return x; }
 
 static inline float widen(bf16 x) {
     uint32_t bits = uint32_t(x.bits) << 16;
@@ -134,6 +142,23 @@ static inline float largest(Floats v) {
     float best = v[0];
     for (long i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
     return best;
+}
+
+// Rounds to the nearest even; for |v| < 2^22.
+static inline Ints nearest(Floats v) {
+    const Floats shift = splat(12582912.0f);  // 1.5 * 2^23: adding it leaves the rounded integer in the low bits
+    return (Ints)(v + shift) - (Ints)shift;
+}
+
+// Each lane of sum gains the products of its four bytes.
+static inline Ints dot(Ints sum, Bytes a, Bytes b) {
+#ifdef __AVX512VNNI__
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+#else
+    for (int lane = 0; lane < kLanes; ++lane)
+        for (int i = 4 * lane; i < 4 * lane + 4; ++i) sum[lane] += int32_t(a[i]) * int32_t(int8_t(b[i]));
+    return sum;
+#endif
 }
 
 // e^x to about 1 ulp (Cody-Waite reduction, degree-6 polynomial); saturates near the ends of float's range.
