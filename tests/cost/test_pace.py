@@ -1,0 +1,73 @@
+"""Times worked out by hand, and those that were measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from autodeploy.cost import Pace, Work
+from autodeploy.cost.pace import GPU
+from autodeploy.hardware import Measured, load_gpu
+
+MATMUL = Work("a", "linear", "matmul", None, "bfloat16", {"w": 4.39e9}, num_flops=1e6)
+
+
+def test_a_large_weight_takes_the_time_of_reading_it() -> None:
+    timed = Pace.of(load_gpu("h200")).time(MATMUL)
+    assert timed.seconds == pytest.approx(1e-3, rel=0.01)
+    assert timed.bound == "memory"
+
+
+def test_many_rows_take_the_time_of_the_arithmetic() -> None:
+    timed = Pace.of(load_gpu("h200")).time(Work("a", "linear", "matmul", None, "bfloat16", num_flops=796e12 * 0.92))
+    assert timed.seconds == pytest.approx(1.0, rel=0.01)
+    assert timed.bound == "compute"
+
+
+def test_small_work_is_bound_by_launches_and_counts_as_often_as_it_stands() -> None:
+    timed = Pace.of(load_gpu("h200")).time(Work("a", "add", "rows", None, "bfloat16", row_bytes=64, times=10))
+    assert timed.seconds == pytest.approx(10 * GPU.kernels["rows"], rel=0.01)
+    assert timed.bound == "launches"
+
+
+def test_narrow_weights_are_read_less_fast() -> None:
+    pace = Pace.of(load_gpu("h200"))
+    narrow = Work("a", "scaled_linear", "matmul", None, "float8_e4m3fn", {"w": 4.39e9}, is_narrow=True)
+    assert pace.time(narrow).seconds > 1.05 * pace.time(MATMUL).seconds
+
+
+@pytest.mark.parametrize(
+    ("rows", "n", "k", "microseconds"),
+    [
+        (1, 6144, 4096, 13.4),
+        (64, 6144, 4096, 16.2),
+        (1, 28672, 4096, 53.3),
+        (64, 28672, 4096, 59.3),
+        (64, 4096, 14336, 32.4),
+        (256, 4096, 14336, 52.6),
+        (1, 128256, 4096, 226.9),
+    ],
+)
+def test_matmuls_take_about_what_they_were_measured_to(rows: int, n: int, k: int, microseconds: float) -> None:
+    """The kernels of `benchmarks/results/kernels_h200.json`, and of a profiled step of 256 requests."""
+    work = Work("a", "linear", "matmul", None, "bfloat16", {"w": 2.0 * n * k}, num_flops=2.0 * rows * n * k)
+    assert 1e6 * Pace.of(load_gpu("h200")).time(work).seconds == pytest.approx(microseconds, rel=0.12)
+
+
+def test_a_datasheet_is_never_reached() -> None:
+    a100 = load_gpu("a100")
+    pace = Pace.of(a100)
+    assert pace.read < a100.bandwidth_gb_s * 1e9
+    assert pace.rate("bfloat16") < a100.tflops["bf16"] * 1e12
+    measured = a100.model_copy(update={"measured": Measured(read_gb_s=1800, tflops={"bf16": 250}, source="here")})
+    assert Pace.of(measured).read == 1.8e12
+    assert Pace.of(measured).rate("bfloat16") == 250e12
+
+
+def test_what_is_measured_now_replaces_what_was_known() -> None:
+    pace = Pace.of(load_gpu("h200")).measured(4000, 700, "bfloat16")
+    assert (pace.read, pace.rate("bfloat16")) == (4e12, 700e12)
+
+
+def test_a_made_up_gpu_with_one_rate_computes_everything_at_it() -> None:
+    gpu = load_gpu("h200").model_copy(update={"tflops": {"bf16": 100.0}, "measured": None})
+    assert Pace.of(gpu).rate("float32") == pytest.approx(80e12)

@@ -1,0 +1,67 @@
+"""A few layers tell what all of them cost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autodeploy.cost import Cost, StepShape, count_model, sample_layers
+from autodeploy.cost.sample import Sample
+from autodeploy.hardware import GpuChoice, load_gpu
+from autodeploy.optimizer import resolve_settings
+from autodeploy.planning import Estimate, estimate_model
+from autodeploy.planning import estimate as module
+from autodeploy.testing import tiny_config
+
+SHAPES = (StepShape(3, 1, 50), StepShape(1, 20, 20))
+MIXED = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+
+
+def estimate(model_type: str, **options: object) -> Estimate:
+    config, gpu = tiny_config(model_type, **options), load_gpu("h200")
+    recipe = resolve_settings(config, GpuChoice(gpu, ""), recipe="auto", workload="balanced", values={})
+    return estimate_model(config, gpu, torch.bfloat16, recipe)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options", "traced"),
+    [
+        ("llama", {"num_hidden_layers": 5, "tie_word_embeddings": True}, 2),
+        ("gemma3_text", {"num_hidden_layers": 6, "layer_types": MIXED, "sliding_window": 8}, 3),
+        ("qwen2_moe", {"num_hidden_layers": 5, "mlp_only_layers": [0]}, 2),
+    ],
+)
+def test_a_sample_costs_what_the_whole_does(
+    model_type: str, options: dict[str, object], traced: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = estimate(model_type, **options)
+    assert short.sample.config.num_hidden_layers == traced
+    monkeypatch.setattr(module, "sample_layers", lambda config, counted: Sample(config, len(counted.layers)))
+    whole = estimate(model_type, **options)
+    assert whole.sample.config.num_hidden_layers == options["num_hidden_layers"]
+    for shape in SHAPES:
+        assert near(short.model.cost(shape), whole.model.cost(shape))
+        assert short.step(shape).seconds == pytest.approx(whole.step(shape).seconds, rel=1e-6)
+        assert short.model.peak_bytes(shape) == pytest.approx(whole.model.peak_bytes(shape), rel=0.02)
+    assert short.weight_bytes == pytest.approx(whole.weight_bytes)
+    assert short.model.cache_bytes() == pytest.approx(whole.model.cache_bytes())
+
+
+def near(left: Cost, right: Cost) -> bool:
+    return pytest.approx((left.num_bytes, left.num_flops)) == (right.num_bytes, right.num_flops)
+
+
+def test_every_kind_of_layer_is_counted() -> None:
+    config = tiny_config("gemma3_text", num_hidden_layers=6, layer_types=MIXED)
+    counted = count_model(config)
+    assert len(counted.layers) == 6
+    assert len(set(counted.layers)) == 2
+    sample = sample_layers(config, counted)
+    assert sample.config.layer_types == MIXED[:3]
+    assert sample.weights == (1.0, 3.0, 2.0)
+    assert config.num_hidden_layers == 6
+
+
+def test_parameters_are_counted_once_where_they_are_tied() -> None:
+    tied, untied = (count_model(tiny_config("llama", tie_word_embeddings=tie)).num_parameters for tie in (True, False))
+    assert untied - tied == 96 * 64
