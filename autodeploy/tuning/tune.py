@@ -97,11 +97,12 @@ def _norm(matmul: Matmul, rows: int, table: KernelTable) -> Callable[[], Tensor]
 
 def _correct(matmul: Matmul, operands: Operands, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates that give what the reference does. Their kernels are compiled side by side."""
-    device = torch.cuda.current_device()
+    device = torch.device("cuda", torch.cuda.current_device())
 
     @torch.inference_mode()
     def run(one: Candidate) -> Tensor:
         with torch.cuda.device(device):
+            torch.zeros(1, device=device)  # a thread has no CUDA context before its first launch by the runtime
             return one.run(*operands)
 
     with ThreadPoolExecutor() as pool:
