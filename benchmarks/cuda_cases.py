@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from autodeploy.kernels.triton import decode as decode_module
 from autodeploy.kernels.triton import prefill as prefill_module
-from autodeploy.kernels.triton.attention import decode_config, prefill_config
+from autodeploy.kernels.triton.attention import decode_config, hopper_kernels, prefill_config
 from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import DecodeConfig
 from autodeploy.kernels.triton.paged import Paged, Scoring
@@ -71,6 +71,13 @@ class Cache:
     def prefill(self, config: PrefillConfig) -> Tensor:
         self.write()
         prefill_module.prefill(self.q, self.paged, Scoring(WIDTH**-0.5), self.out, config)
+        return self.out
+
+    def hopper_prefill(self) -> Tensor:
+        self.write()
+        kernels = hopper_kernels(self.q.device)
+        assert kernels is not None
+        kernels.hopper_prefill(self.q, self.paged, Scoring(WIDTH**-0.5), self.out)
         return self.out
 
     def rows_of(self, request: int) -> tuple[Tensor, Tensor]:
@@ -140,6 +147,8 @@ def prefill_cases(page_sizes: tuple[int, ...], sweep: bool) -> Iterator[Case]:
             cache = Cache([context] * requests, new, page_size)
             configs = prefill_sweep() if sweep else [prefill_config(WIDTH, 2, cache.q[..., 0].numel(), cache.q.device)]
             variants = [Variant(_brief(config), [partial(cache.prefill, config)]) for config in configs]
+            if hopper_kernels(cache.q.device) is not None and page_size % 16 == 0:
+                variants.append(Variant("hopper_prefill", [cache.hopper_prefill]))
             if new == context and page_size == page_sizes[0]:
                 variants += [
                     Variant(backend.name, [partial(_sdpa, cache, requests, backend)])
