@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import autodeploy as ad
 from autodeploy.builder import plan
-from autodeploy.cost import Fit
+from autodeploy.cost import CostModel, Fit
 from autodeploy.testing import tiny_config
 
 
@@ -16,14 +17,14 @@ from autodeploy.testing import tiny_config
 def test_the_weights_and_the_cache_of_a_build_are_those_of_its_plan(tmp_path: Path, tied: bool) -> None:
     model, out = tmp_path / "model", tmp_path / "out"
     tiny_config("llama", tie_word_embeddings=tied, num_hidden_layers=4).save_pretrained(model)
-    options = {"gpu": "cpu", "dtype": "bf16"}
+    options: dict[str, Any] = {"gpu": "cpu", "dtype": "bf16"}
     planned = plan(str(model), **options).outlook
     assert planned is not None
     built = ad.build(str(model), out=out, load_format="random", **options)
     stored = {one.data_ptr(): one.nbytes for one in built.read_weights().values()}
     assert planned.fit.weights == sum(stored.values())
-    caches = built.manifest.details["program"]["caches"]  # type: ignore[index, call-overload]
-    assert planned.fit.cache_per_token == sum(2 * heads * width for _, heads, width, _ in caches)
+    caches = CostModel.of(built).spec.caches
+    assert planned.fit.cache_per_token == sum(one.bytes_of(page_size=1) for one in caches)
 
 
 def test_the_cache_gets_what_the_rest_leaves() -> None:

@@ -1,0 +1,79 @@
+"""Workloads aim at different things, and get different settings for the same model on the same GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autodeploy.builder import plan
+from autodeploy.errors import RecipeError
+from autodeploy.layers import COST_MODEL
+from autodeploy.plan import Plan
+from tests.explain.models import MODELS
+
+KEYS = ("max_batch_size", "max_num_tokens", "graph_batch_sizes")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return MODELS["llama-3.1-8b"].save(tmp_path_factory.mktemp("llama"))
+
+
+def value(found: Plan, key: str) -> object:
+    return next(one.value for one in reversed(found.choices) if one.key == f"runtime.{key}")
+
+
+def reason(found: Plan, key: str) -> str:
+    return next(one.origin.reason for one in reversed(found.choices) if one.key == f"runtime.{key}")
+
+
+def test_workloads_differ_and_say_why(model: str) -> None:
+    plans = {name: plan(model, gpu="h200", workload=name) for name in ("latency", "balanced", "throughput")}
+    batches, tokens = ([value(one, key) for one in plans.values()] for key in KEYS[:2])
+    assert batches == [16, 256, 512]
+    assert tokens == [256, 2048, 8192]
+    assert "times that of one request" in reason(plans["balanced"], "max_batch_size")
+    assert "the cache holds" in reason(plans["throughput"], "max_batch_size")
+    assert "times a decode step" in reason(plans["latency"], "max_num_tokens")
+    assert "would gain" in reason(plans["throughput"], "max_num_tokens")
+    sizes = [value(one, "graph_batch_sizes") for one in plans.values()]
+    assert sizes[0] == (1, 2, 4, 8, 16)
+    assert all(isinstance(one, tuple) and one[-1] == batch for one, batch in zip(sizes, batches, strict=True))
+
+
+def test_a_smaller_gpu_gets_smaller_steps(model: str) -> None:
+    large, small = (plan(model, gpu=gpu) for gpu in ("h200", "l4"))
+    for key in KEYS[:2]:
+        assert value(small, key) < value(large, key)  # type: ignore[operator]
+    assert "the cache holds" in reason(small, "max_batch_size")
+
+
+def test_what_is_asked_for_wins_over_the_cost_model(model: str) -> None:
+    found = plan(model, gpu="h200", set={"runtime.max_batch_size": 7})
+    (origin,) = {one.origin.layer for one in found.choices if one.key == "runtime.max_batch_size"}
+    assert (value(found, "max_batch_size"), origin) == (7, "--set")
+    assert {one.origin.layer for one in found.choices if one.key == "runtime.max_num_tokens"} == {COST_MODEL}
+
+
+def test_an_aim_can_be_changed(model: str) -> None:
+    found = plan(model, gpu="h200", set={"plan.decode_slowdown": 1.5})
+    assert value(found, "max_batch_size") == 32
+    with pytest.raises(
+        RecipeError, match=r"--set plan.decode_slowdwn=2: unknown key .*; did you mean 'decode_slowdown'"
+    ):
+        plan(model, gpu="h200", set={"plan.decode_slowdwn": 2})
+
+
+def test_a_made_up_gpu_is_planned_from_its_file(model: str, tmp_path: Path) -> None:
+    file = tmp_path / "dream.yaml"
+    file.write_text(
+        "name: dream\ntitle: Dream\ncompute_capability: [9, 0]\nmemory_gb: 500\nbandwidth_gb_s: 20000\n"
+        "tflops: {fp32: 100, bf16: 4000, fp8: 8000}\nsource: imagination\n"
+    )
+    fast, known = (plan(model, gpu=gpu).outlook for gpu in (str(file), "h200"))
+    assert fast is not None
+    assert known is not None
+    assert fast.fit.cache_tokens > 3 * known.fit.cache_tokens
+    assert fast.speeds[0].milliseconds < known.speeds[0].milliseconds / 2
+    assert "the datasheet of Dream" in fast.basis
