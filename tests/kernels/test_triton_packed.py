@@ -92,7 +92,7 @@ def configurations(m: int, stored: Stored) -> Iterator[object]:
         return
     yield quantized.QuantizedConfig(16, 128, block_m=16, held=True)
     yield quantized.QuantizedConfig(32, 64, split_k=2, block_m=16)
-    if m == 1 and stored.format in packed.BYTES and stored.scale.shape[1] == 1:
+    if m == 1 and (stored.format == "int4" or (stored.format in packed.BYTES and stored.scale.shape[1] == 1)):
         yield quantized.QuantizedConfig(4, 128, 2, way="vector")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import triton.language as tl
@@ -11,7 +12,8 @@ from torch import Tensor
 from autodeploy.kernels.storage import Storage
 from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.dequantize import dequantize
-from autodeploy.kernels.triton.packed_skinny import packed_matvec_kernel, packed_skinny_kernel
+from autodeploy.kernels.triton.packed_skinny import packed_skinny_kernel
+from autodeploy.kernels.triton.packed_vector import nibble_matvec_kernel, packed_matvec_kernel
 from autodeploy.kernels.triton.quantized import (
     BLOCK,
     LIBRARY,
@@ -26,6 +28,8 @@ from autodeploy.kernels.triton.rows import dense
 
 BYTES = ("int8", "fp8")
 """The formats with one value a byte."""
+LEAST_STEP = 64
+"""Columns that are worth a product of their own: their scale is applied to its sums."""
 STORED = {
     torch.float32: tl.float32,
     torch.bfloat16: tl.bfloat16,
@@ -36,6 +40,10 @@ STORED = {
 ONE_ROW = tuple(
     QuantizedConfig(block_n, block_k, 1, num_warps, 1, way="vector")
     for block_n, block_k, num_warps in ((4, 2048, 4), (8, 1024, 2), (8, 2048, 4), (4, 4096, 4))
+)
+ONE_ROW_OF_NIBBLES = tuple(
+    QuantizedConfig(block_n, block_k, 1, num_warps, 1, way="vector")
+    for block_n, block_k, num_warps in ((8, 2048, 4), (4, 4096, 4), (8, 4096, 8), (4, 2048, 2))
 )
 FEW_ROWS = tuple(
     QuantizedConfig(block_n, block_k, split, num_warps, num_stages, held=True)
@@ -64,6 +72,8 @@ def candidates(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> 
     configs = FEW_ROWS if m <= 8 else SOME_ROWS
     if m == 1 and storage.format in BYTES and storage.groups == 1:
         configs = (*ONE_ROW, *configs)
+    if m == 1 and storage.format == "int4" and k % 8 == 0 and dtype.itemsize == 2:
+        configs = (*ONE_ROW_OF_NIBBLES, *configs)
     return fitting(configs, m, k, dtype.itemsize)
 
 
@@ -174,15 +184,27 @@ def _vector(
     config: QuantizedConfig,
     gate: str | None,
 ) -> None:
-    """Fill out by the kernel for one row, for formats of bytes without zero points."""
-    size, k = weight.shape
+    """Fill out by the kernels for one row: formats of bytes with whole scales, and int4 for elements of 16 bits."""
+    size, k = weight.shape[0], rows.shape[1]
+    layout = ScaleLayout.of(scale, size, k, blocked=format == "fp8")
     config = fit(config, k)
     launch = Launch.of(config, 1, size, k, gate, rows.device)
-    packed_matvec_kernel[launch.grid](
-        rows, weight, scale.contiguous(), bias, out, launch.shares, launch.counters,
-        out.shape[-1], k, config.split_k, scale.shape[1], format,
-        SCALE_ROWS=ScaleLayout.of(scale, size, k, blocked=format == "fp8").rows, **launch.options,
-    )  # fmt: skip
+    outs = (bias, out, launch.shares, launch.counters, out.shape[-1], k, config.split_k)
+    if format == "int4":
+        words = weight.view(torch.int32)
+        nibble_matvec_kernel[launch.grid](
+            _as_words(rows), words, scale.contiguous(), dense(zero), *outs, words.shape[1], scale.shape[1],
+            STORED[rows.dtype], GROUP=layout.group, **launch.options,
+        )  # fmt: skip
+    else:
+        packed_matvec_kernel[launch.grid](
+            rows, weight, scale.contiguous(), *outs, scale.shape[1], format, SCALE_ROWS=layout.rows, **launch.options
+        )
+
+
+def _as_words(rows: Tensor) -> Tensor:
+    """A row of elements of 16 bits, two a word; a copy only where it does not begin with a word."""
+    return (rows if rows.data_ptr() % 4 == 0 else rows.clone()).view(torch.int32)
 
 
 def _skinny(
@@ -201,14 +223,15 @@ def _skinny(
     (m, k), size = rows.shape, weight.shape[0]
     layout = ScaleLayout.of(scale, size, k, blocked=format == "fp8")
     config = fit(config, k, BLOCK if format == "fp8" and layout.group else 0)
-    launch = Launch.of(config, m, size, k, gate, rows.device)
-    spans = layout.group == 0 or layout.group >= config.block_k
+    step = layout.group if LEAST_STEP <= layout.group < config.block_k else config.block_k
+    launch = Launch.of(replace(config, held=config.held and step == config.block_k), m, size, k, gate, rows.device)
+    spans = layout.group == 0 or layout.group >= step
     scales, zeros = (dense(one) if one is None or not spans else _words(one) for one in (scale, zero))
     packed_skinny_kernel[launch.grid](
         rows, weight, scales, zeros, global_scale, bias, out, launch.shares, launch.counters,
         m, out.shape[-1], k, config.split_k, rows.stride(0), weight.stride(0), scale.shape[1], format,
         SCALE=STORED[scale.dtype], ZERO=None if zero is None else STORED[zero.dtype],
-        SCALE_ROWS=layout.rows, GROUP=layout.group, **launch.options,
+        SCALE_ROWS=layout.rows, GROUP=layout.group, STEP=step, **launch.options,
     )  # fmt: skip
 
 

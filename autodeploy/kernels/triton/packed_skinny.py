@@ -94,9 +94,13 @@ def packed_skinny_kernel(
     BLOCK_M: tl.constexpr,  # noqa: N803
     BLOCK_N: tl.constexpr,  # noqa: N803
     BLOCK_K: tl.constexpr,  # noqa: N803
+    STEP: tl.constexpr,  # noqa: N803
     STAGES: tl.constexpr,  # noqa: N803
 ) -> None:
-    """`x @ w.T` for up to BLOCK_M rows, shared out as in `skinny_kernel`; GROUP is 0 where a row has one scale."""
+    """`x @ w.T` for up to BLOCK_M rows, shared out as in `skinny_kernel`; GROUP is 0 where a row has one scale.
+
+    A turn of BLOCK_K columns is multiplied STEP by STEP: large groups take a step each.
+    """
     row, known = _rows_of_program(n, gate is not None, BLOCK_N)
     first, stop = _share_of_program(k, split, BLOCK_K)
     token = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -111,11 +115,13 @@ def packed_skinny_kernel(
     await_inputs(overlapped)
     sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for start in tl.range(begin, stop, BLOCK_K, num_stages=STAGES):
-        packed = read_packed(from_rows, known, start, stop, even, PER_BYTE, BLOCK_K)
-        sums = _multiply(
-            packed, from_tokens, scale, zero, sums, row, known, real, start, stop, groups,
-            format, even, SCALE, ZERO, SCALE_ROWS, GROUP, BLOCK_N, BLOCK_K,
-        )  # fmt: skip
+        for part in tl.static_range(BLOCK_K // STEP):
+            at = start + part * STEP
+            packed = read_packed(from_rows, known, at, stop, even, PER_BYTE, STEP)
+            sums = _multiply(
+                packed, from_tokens, scale, zero, sums, row, known, real, at, stop, groups,
+                format, even, SCALE, ZERO, SCALE_ROWS, GROUP, BLOCK_N, STEP,
+            )  # fmt: skip
     if held:
         sums = _multiply(
             kept, from_tokens, scale, zero, sums, row, known, real, first, stop, groups,
@@ -177,55 +183,3 @@ def _multiply(
     else:
         sums = tl.dot(values, tl.trans(tokens), sums, input_precision="ieee")
     return sums
-
-
-@triton.jit(do_not_specialize=["split"])
-def packed_matvec_kernel(
-    x,
-    weight,
-    scale,
-    bias,
-    out,
-    shares,
-    counters,
-    n,
-    k,
-    split,
-    groups,
-    format: tl.constexpr,
-    gate: tl.constexpr,
-    shared: tl.constexpr,
-    even: tl.constexpr,
-    overlapped: tl.constexpr,
-    SCALE_ROWS: tl.constexpr,  # noqa: N803
-    BLOCK_N: tl.constexpr,  # noqa: N803
-    BLOCK_K: tl.constexpr,  # noqa: N803
-    STAGES: tl.constexpr,  # noqa: N803
-) -> None:
-    """One row x by a weight of bytes with a scale a row, on the ordinary units: see `skinny.matvec_kernel`."""
-    row, known = _rows_of_program(n, gate is not None, BLOCK_N)
-    first, stop = _share_of_program(k, split, BLOCK_K)
-    from_rows = weight + row.to(tl.int64)[:, None] * k
-    packed = read_packed(from_rows, known, first, stop, even, 1, BLOCK_K)
-    scales = exact_scale(row_scales(scale, row, known, 0, groups, SCALE_ROWS, 0), format)
-    await_inputs(overlapped)
-    y = _row_products(packed, x, first, stop, format, even, BLOCK_N, BLOCK_K)
-    for start in tl.range(first + BLOCK_K, stop, BLOCK_K, num_stages=STAGES):
-        packed = read_packed(from_rows, known, start, stop, even, 1, BLOCK_K)
-        y += _row_products(packed, x, start, stop, format, even, BLOCK_N, BLOCK_K)
-    y = (y * scales)[:, None]
-    if shared:
-        at = tl.arange(0, BLOCK_N)[:, None]
-        if not leave_share(shares, counters, y, at, tl.program_id(0), tl.program_id(1), split):
-            return
-        y = add_shares(shares, counters, at, tl.program_id(0), split)
-    _store(y, bias, out, row, known, tl.arange(0, 1), 1, n, gate, BLOCK_N, 1)
-
-
-@triton.jit
-def _row_products(
-    packed, x, start, stop, format: tl.constexpr, even: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr  # noqa: N803
-):  # fmt: skip
-    column = start + tl.arange(0, BLOCK_K)
-    values = tl.load(x + column) if even else tl.load(x + column, mask=column < stop, other=0.0)
-    return tl.sum(unpack(packed, format, tl.float32, BLOCK_N, BLOCK_K) * values.to(tl.float32)[None, :], axis=1)
