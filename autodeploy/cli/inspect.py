@@ -15,6 +15,8 @@ from autodeploy.cli.progress import RichProgress
 from autodeploy.errors import InputError
 
 if TYPE_CHECKING:
+    from torch.fx import Graph
+
     from autodeploy.graph.diff import GraphDiff
     from autodeploy.inspect.load import Inspected
 
@@ -99,13 +101,17 @@ def _as_data(found: Inspected, diff: GraphDiff | None) -> dict[str, Any]:
         regions = [{"times": times, "lines": lines} for times, lines in diff.regions]
         return {"pass": diff.name, "removed": len(diff.removed), "added": len(diff.added), "regions": regions}
     subject = found.subject
-    calls: Counter[str] = Counter()
-    for one in subject.view.operations():
-        calls.update({one.operator: one.repeats})
     return {
         "name": found.name,
-        "operators": dict(calls.most_common()),
+        "operators": {name: _count(graph) for name, graph in found.graphs.items()},
         "graph": subject.view.as_dict(),
         "history": list(subject.history),
         "recipe": found.recipe,
     }
+
+
+def _count(graph: Graph) -> dict[str, int]:
+    from autodeploy.artifact.operators import target_name
+
+    calls = Counter(target_name(node.target, node.name) for node in graph.nodes if node.op == "call_function")
+    return dict(calls.most_common())

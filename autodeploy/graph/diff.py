@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
+from itertools import pairwise
 
 from rich.text import Text
 from torch.fx import Graph
@@ -34,7 +35,7 @@ class GraphDiff:
         """
         found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
         starts = [*(at for at, line in enumerate(self.lines) if line.startswith("@")), len(self.lines)]
-        for start, stop in zip(starts, starts[1:], strict=False):
+        for start, stop in pairwise(starts):
             region = self.lines[start + 1 : stop]
             found.setdefault(tuple(_NUMBERS.sub("", line) for line in region), []).append(region)
         return [(len(alike), alike[0]) for alike in found.values()]

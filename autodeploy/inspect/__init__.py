@@ -6,6 +6,7 @@ from autodeploy.inspect.page import Page
 from autodeploy.inspect.pipeline_page import Worth
 from autodeploy.inspect.subject import DECODE, PROMPT, Subject
 from autodeploy.inspect.views import view, view_diff, view_graph, view_memory, view_pipeline, view_report, view_roofline
+from autodeploy.inspect.worth import predict_worths, with_measured
 
 __all__ = [
     "DECODE",
@@ -19,6 +20,7 @@ __all__ = [
     "Subject",
     "Worth",
     "fold_graph",
+    "predict_worths",
     "view",
     "view_diff",
     "view_graph",
@@ -26,4 +28,5 @@ __all__ = [
     "view_pipeline",
     "view_report",
     "view_roofline",
+    "with_measured",
 ]

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from torch.fx import Graph
+
 from autodeploy.artifact import Artifact, load
 from autodeploy.artifact.manifest import MANIFEST
 from autodeploy.builder import Job
@@ -34,6 +36,14 @@ class Inspected:
             return Subject.of_result(self.result)
         assert self.artifact is not None
         return Subject.of_artifact(self.artifact)
+
+    @property
+    def graphs(self) -> dict[str, Graph]:
+        """All its graphs, by name."""
+        if self.result is not None:
+            return {"main": self.result.graph_module.graph}
+        assert self.artifact is not None
+        return {name: self.artifact.graph_module(name).graph for name in self.artifact.graph_names}
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -94,9 +94,9 @@ def _plot(pace: Pace, spots: Sequence[Spot]) -> Markup:
     dots = [spot for spot in spots if spot.num_flops][:SHOWN]
     roofs = [(name, rate) for name, rate in pace.flops.items() if name in ("fp32", "bf16", "fp8")]
     peak = max(rate for _, rate in roofs)
-    ridge = peak / pace.read
-    x = Axis(*decades(min([0.5, *(dot.intensity for dot in dots)]), 10 * ridge), 62, 560, is_log=True)
-    y = Axis(*decades(min([peak / 1e4, *(dot.rate for dot in dots)]), peak), 300, 16, is_log=True)
+    intensities = [0.5, 10 * peak / pace.read, *(dot.intensity for dot in dots)]
+    x = Axis(*decades(min(intensities), max(intensities)), 62, 560, is_log=True)
+    y = Axis(*decades(min([pace.read / 10, *(dot.rate for dot in dots)]), peak), 300, 16, is_log=True)
     lines = [(name, _roof(x, y, pace.read, rate), flops_text(rate)) for name, rate in roofs]
     places = [(dot.number, x.at(dot.intensity), y.at(dot.rate)) for dot in dots]
     labels = _labels(places)

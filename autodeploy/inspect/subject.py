@@ -103,7 +103,7 @@ class Subject:
     @cached_property
     def view(self) -> GraphView:
         """The graph folded, with the costs of a decode step."""
-        device = self.gpu.name if self.gpu else "meta"
+        device = self.gpu.name if self.gpu else ""
         return fold_graph(self.graph_module.graph, self.title, self.costs(), device)
 
 

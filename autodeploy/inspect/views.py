@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from markupsafe import Markup
 from torch.fx import GraphModule
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from autodeploy.optimizer import Optimized
     from autodeploy.pipeline import PassReport
 
+    Viewable: TypeAlias = Traced | Optimized | Artifact | GraphModule | Subject
+
 _NO_WORTHS: Worths = MappingProxyType({})
 
 
-def subject_of(what: Traced | Optimized | Artifact | GraphModule | Subject) -> Subject:
+def subject_of(what: Viewable) -> Subject:
     """What is known of the thing that is to be looked at."""
     from autodeploy.artifact import Artifact
     from autodeploy.export import Traced
@@ -47,7 +49,7 @@ def subject_of(what: Traced | Optimized | Artifact | GraphModule | Subject) -> S
             return what
 
 
-def view(what: Traced | Optimized | Artifact | GraphModule | Subject) -> Page:
+def view(what: Viewable) -> Page:
     """All that is known: the graph, and of a result of passes also the passes, the roofline and the memory plan."""
     subject = subject_of(what)
     if not subject.history:
@@ -61,14 +63,14 @@ def view(what: Traced | Optimized | Artifact | GraphModule | Subject) -> Page:
     return Page(subject.title, _head(subject) + tabs(panels))
 
 
-def view_graph(what: Traced | Optimized | Artifact | GraphModule | Subject) -> Page:
+def view_graph(what: Viewable) -> Page:
     """The graph, folded by module and repeated layer."""
     subject = subject_of(what)
     return Page(subject.title, _head(subject) + draw_graph(subject.view))
 
 
-def view_pipeline(what: Optimized | Artifact | Subject, worths: Worths = _NO_WORTHS) -> Page:
-    """The passes as a timeline; `worths` says what each is worth, see `predict_worths` and `measured_worths`."""
+def view_pipeline(what: Viewable, worths: Worths = _NO_WORTHS) -> Page:
+    """The passes as a timeline; `worths` says what each is worth, see `predict_worths` and `with_measured`."""
     subject = subject_of(what)
     return Page(f"Passes of {subject.title}", Markup("<h2>Passes</h2>") + draw_pipeline(subject.history, worths))
 
@@ -83,14 +85,14 @@ def view_diff(diff: GraphDiff) -> Page:
     return Page(diff.name, draw_diff(diff))
 
 
-def view_roofline(what: Optimized | Artifact | Subject, **shapes: StepShape) -> Page:
+def view_roofline(what: Viewable, **shapes: StepShape) -> Page:
     """The operators under the device's roofline, in the steps given by name, by default a decode and a prompt step."""
     subject = subject_of(what)
     steps = tuple(shapes.items()) or (("decode", DECODE), ("prompt", PROMPT))
     return Page(f"Roofline of {subject.title}", Markup("<h2>Roofline</h2>") + draw_roofline(subject, steps))
 
 
-def view_memory(what: Optimized | Artifact | Subject) -> Page:
+def view_memory(what: Viewable) -> Page:
     """What stands in the device's memory, and what activations take over a step."""
     subject = subject_of(what)
     return Page(f"Memory of {subject.title}", Markup("<h2>Memory</h2>") + draw_memory(subject))

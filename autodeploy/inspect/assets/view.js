@@ -224,6 +224,7 @@
     /* the bar */
     function colour(mode) {
       const scheme = data.colours[mode];
+      graph.dataset.mode = mode;
       for (const box of boxes) box.dataset.slot = scheme.slots[box.dataset.id] || "c0";
       const legend = graph.querySelector(".adv-legend");
       legend.replaceChildren(...scheme.legend.map(([slot, label]) => {
