@@ -20,26 +20,31 @@ struct Scales {
 
     explicit operator bool() const { return kind != Kind::none; }
 
-    // The numbers of a matrix row, each `times` over, as long as there are `count`.
-    void read(long row, long times, long count, float* out) const {
+    // The numbers of a matrix row, each `times` over, as long as there are `count`, and then zeros up to `size`, which is
+    // a multiple of 16.
+    void read(long row, long times, long count, long size, float* out) const {
         const long first = row / rows_each * stride;
         switch (kind) {
-            case Kind::float32: return spread((const float*)data + first, times, count, out);
-            case Kind::bfloat16: return spread((const bf16*)data + first, times, count, out);
-            case Kind::uint8: return spread((const uint8_t*)data + first, times, count, out);
+            case Kind::float32: return spread((const float*)data + first, times, count, size, out);
+            case Kind::bfloat16: return spread((const bf16*)data + first, times, count, size, out);
+            case Kind::uint8: return spread((const uint8_t*)data + first, times, count, size, out);
             case Kind::none: return;
         }
     }
 
   private:
     template <class T>
-    static void spread(const T* from, long times, long count, float* out) {
-        if (times == 1)
-            for (long i = 0; i < count; ++i) out[i] = widen(from[i]);
-        else
-            for (long i = 0; i < count; i += times, ++from)
-                for (long j = i; j < std::min(count, i + times); ++j) out[j] = widen(*from);
+    void spread(const T* from, long times, long count, long size, float* out) const {
+        __builtin_prefetch((const char*)from + kAhead);
+        if (times == 1 || groups == 1) {
+            for (long i = 0; i < size; i += kLanes)
+                store(out + i, groups == 1 ? splat(widen(*from)) : load(from + i, count - i));
+            return;
+        }
+        for (long i = 0; i < size; ++i) out[i] = i < count ? widen(from[i / times]) : 0.0f;
     }
+
+    static constexpr long kAhead = 256;  // bytes
 };
 
 // w[n][k] = (q - zero) * scale for codes q: int8 [N, K], two of 4 bits a byte (the lower k in the low nibble), or e4m3.

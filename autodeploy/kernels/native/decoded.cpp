@@ -46,7 +46,8 @@ class DecodedProduct {
   public:
     DecodedProduct(Rows<const T> x, const Codes& weight)
         : x_(x), weight_(weight), wide_(kMaxRows * weight.width), panel_(kPanel * stride(weight)),
-          codes_(weight.row_bytes + kLanes), scales_(weight.scale.groups), zeros_(weight.scale.groups, kMiddle) {}
+          codes_(weight.row_bytes + kLanes), scales_(padded(weight.scale.groups)),
+          zeros_(padded(weight.scale.groups), kMiddle) {}
 
     void pack(long m, long rows) {
         rows_ = rows;
@@ -74,15 +75,17 @@ class DecodedProduct {
     static constexpr long kPanel = 16;  // rows decoded at once
     static constexpr float kMiddle = 8.0f;
 
+    static long padded(long count) { return (count + kLanes - 1) / kLanes * kLanes; }
     static long stride(const Codes& weight) { return weight.width + 2 * kLanes; }
 
     void decode(long n, float* out) {
         std::memcpy(codes_.data(), weight_.row(n), weight_.row_bytes);
         decode_codes(weight_, codes_.data(), out);
-        weight_.scale.read(n, 1, weight_.scale.groups, scales_.data());
-        if (weight_.zero) weight_.zero.read(n, 1, weight_.zero.groups, zeros_.data());
+        const long groups = weight_.scale.groups, size = long(scales_.size());
+        weight_.scale.read(n, 1, groups, size, scales_.data());
+        if (weight_.zero) weight_.zero.read(n, 1, groups, size, zeros_.data());
         const bool centred = weight_.format == Codes::Format::int4;
-        for (long group = 0; group < weight_.scale.groups; ++group) {
+        for (long group = 0; group < groups; ++group) {
             const float scale = scales_[group], zero = centred ? zeros_[group] : 0.0f;
             const long end = std::min(weight_.width, (group + 1) * weight_.scale.width);
             for (long k = group * weight_.scale.width; k < end; ++k) out[k] = (out[k] - zero) * scale;

@@ -26,29 +26,16 @@ struct Grouping {
 
     // The numbers of a row for all blocks, zero past its end; `out` has room for `size(blocks)`.
     void read(const Scales& scales, long row, long blocks, float* out) const {
-        const long count = per_block > 1 ? scales.groups : blocks;
-        scales.read(row, times, count, out);
-        std::fill(out + count, out + size(blocks), 0.0f);
+        scales.read(row, times, per_block > 1 ? scales.groups : blocks, size(blocks), out);
     }
 
-    long size(long blocks) const { return blocks * per_block + kLanes; }
+    // With room for a whole register from the last block on.
+    long size(long blocks) const { return (blocks * per_block + 2 * kLanes - 1) / kLanes * kLanes; }
 
     Floats spread(const float* numbers, long block) const {
         return __builtin_shuffle(load(numbers + block * per_block), lanes);
     }
 };
-
-Bytes load_bytes(const uint8_t* p) {
-    Bytes v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-}
-
-Bytes load_bytes(const uint8_t* p, long count) {
-    uint8_t bytes[kBytes] = {};
-    std::memcpy(bytes, p, count);
-    return load_bytes(bytes);
-}
 
 // P digits a number of x; H = 2 where a byte of weights holds two columns, an even and an odd one.
 template <int P, int H>

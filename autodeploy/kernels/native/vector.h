@@ -1,7 +1,8 @@
 // Sixteen floats at a time in the compiler's own vector types, so that one source serves every CPU.
 #pragma once
 
-#ifdef __AVX512VNNI__
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+#define AUTODEPLOY_MASKS
 #include <immintrin.h>
 #endif
 
@@ -33,6 +34,12 @@ static inline Floats load(const float* p) {
     return v;
 }
 
+static inline Floats load(const uint8_t* p) {
+    uint8_t v __attribute__((vector_size(16)));
+    std::memcpy(&v, p, sizeof v);
+    return __builtin_convertvector(v, Floats);
+}
+
 static inline Floats load(const bf16* p) {
     Halves h;
     std::memcpy(&h, p, sizeof h);
@@ -58,6 +65,13 @@ static inline void store(bf16* p, Floats v) {
 template <class T>
 static inline Floats load(const T* p, long count) {
     if (count >= kLanes) return load(p);
+    if (count <= 0) return Floats{};
+#ifdef AUTODEPLOY_MASKS
+    const __mmask16 mask = __mmask16((1u << count) - 1);
+    if constexpr (sizeof(T) == 4) return (Floats)_mm512_maskz_loadu_ps(mask, p);
+    if constexpr (sizeof(T) == 2)
+        return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16);
+#endif
     T lanes[kLanes] = {};
     std::memcpy(lanes, p, count * sizeof(T));
     return load(lanes);
@@ -71,6 +85,22 @@ static inline void store(T* p, Floats v, long count) {
     std::memcpy(p, lanes, count * sizeof(T));
 }
 
+static inline Bytes load_bytes(const uint8_t* p) {
+    Bytes v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline Bytes load_bytes(const uint8_t* p, long count) {
+#ifdef AUTODEPLOY_MASKS
+    return (Bytes)_mm512_maskz_loadu_epi8(__mmask64((1ull << count) - 1), p);
+#else
+    uint8_t bytes[kBytes] = {};
+    std::memcpy(bytes, p, count);
+    return load_bytes(bytes);
+#endif
+}
+
 static inline float widen(float x) { return x; }
 static inline float widen(uint8_t x) { return x; }
 
@@ -82,10 +112,19 @@ static inline float widen(bf16 x) {
 }
 
 template <class T>
-static inline T narrow(float x) {
-    T value;
-    store(&value, splat(x), 1);
-    return value;
+static inline T narrow(float x);
+
+template <>
+inline float narrow<float>(float x) {
+    return x;
+}
+
+// As a register of them is rounded.
+template <>
+inline bf16 narrow<bf16>(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return {uint16_t(x != x ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
 // What a value becomes when an intermediate result is kept in T.
@@ -152,7 +191,7 @@ static inline Ints nearest(Floats v) {
 
 // Each lane of sum gains the products of its four bytes.
 static inline Ints dot(Ints sum, Bytes a, Bytes b) {
-#ifdef __AVX512VNNI__
+#if defined(AUTODEPLOY_MASKS) && defined(__AVX512VNNI__)
     return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 #else
     for (int lane = 0; lane < kLanes; ++lane)
