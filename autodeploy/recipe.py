@@ -10,13 +10,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from autodeploy.errors import RecipeError, nearest
-from autodeploy.hardware import recipe_folder
+from autodeploy.hardware import list_gpus, recipe_folder
 from autodeploy.validation import Location, validated
 from autodeploy.yamlfile import Key, YamlFile, read_yaml
 
 WORKLOADS = ("balanced", "latency", "throughput")
-
-PassEntry = str | dict[str, bool | dict[str, Any] | None]
 
 
 class Conditions(BaseModel):
@@ -32,6 +30,20 @@ class Conditions(BaseModel):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("workload")
+    @classmethod
+    def _is_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in WORKLOADS:
+                raise ValueError(f"there is no workload {name!r}; {nearest(name, WORKLOADS)}")
+        return names
+
+    @field_validator("gpu")
+    @classmethod
+    def _without_aliases(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = {alias: gpu.name for gpu in list_gpus() for alias in gpu.aliases}
+        return tuple(known.get(name, name) for name in names)
 
     def hold(self, target: Target) -> bool:
         """Whether a recipe with these conditions applies to `target`."""
@@ -72,7 +84,7 @@ class RecipeData(BaseModel):
     extends: str = "auto"
     match: Conditions = Conditions()
     plan: dict[str, Any] = {}
-    passes: tuple[PassEntry, ...] = ()
+    passes: tuple[Any, ...] = ()
     runtime: dict[str, Any] = {}
 
 
@@ -99,16 +111,18 @@ class Recipe:
             if isinstance(entry, str):
                 yield entry, {}, key
                 continue
-            if len(entry) != 1:
+            if not isinstance(entry, dict) or len(entry) != 1:
                 raise RecipeError(f"{self.where(key)}: one pass an entry, such as `- name: {{option: value}}`")
             ((name, options),) = entry.items()
-            yield name, pass_options(options), (*key, name)
+            yield name, pass_options(options, f"{self.where((*key, name))}: {name}"), (*key, name)
 
 
-def pass_options(value: bool | Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def pass_options(value: Any, name: str) -> Mapping[str, Any] | None:
     """What stands after a pass's name: options, or the words `on` (no options) and `off` (None), as YAML reads them."""
     if value is None or value is True:
         return {}
+    if value is not False and not isinstance(value, dict):
+        raise RecipeError(f"{name} is `on`, `off` or has options, as in {{option: value}}; not {value!r}")
     return None if value is False else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -12,30 +13,46 @@ from autodeploy.errors import RecipeError, nearest
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[str | int, ...]
 
+_QUOTED = re.compile("'([^']*)'")
+_KEY = "[key]"
+"""What pydantic ends a location with when the key is what is wrong, not its value."""
+
 
 def validated(model: type[Model], values: Mapping[str, Any], where: Callable[[Location], str]) -> Model:
     """Make a `model` of `values`; the error names the first wrong field, at `where(its location)`.
 
-    Models that say their own sentence (`RuntimeSettings` does) get the place put before it.
+    An unknown key is told before a missing one, which it may have been meant to be. Models that say their own sentence
+    (`RuntimeSettings` does) get the place put before it.
     """
     try:
         return model.model_validate(values)
     except RecipeError as error:
         raise RecipeError(f"{where(())}: {error}") from error
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
+        problem = min(error.errors(include_url=False), key=lambda one: one["type"] == "missing")
         location = problem["loc"]
         raise RecipeError(f"{where(location)}: {_sentence(model, problem['type'], location, problem)}") from error
 
 
+def wording(problem: Mapping[str, Any]) -> str:
+    """What pydantic says of a problem, in the words of YAML and without its preambles."""
+    message = str(problem["msg"]).removeprefix("Value error, ").partition(", unable to parse")[0]
+    return message.replace("valid tuple", "list").replace("valid dictionary", "mapping")
+
+
 def _sentence(model: type[BaseModel], kind: str, location: Location, problem: Mapping[str, Any]) -> str:
-    field = ".".join(str(part) for part in location)
+    field, given, message = ".".join(map(str, location)), problem["input"], wording(problem)
     if kind == "extra_forbidden":
         return f"unknown key {field!r}; {nearest(str(location[-1]), _siblings(model, location))}"
     if kind == "missing":
         return f"{field!r} is missing"
-    message = str(problem["msg"])
-    return f"{field}: {message[0].lower()}{message[1:]}, not {problem['input']!r}"
+    if location[-1:] == (_KEY,):
+        return f"unknown key {field.removesuffix(f'.{_KEY}')!r}; {nearest(given, _QUOTED.findall(message))}"
+    if kind == "literal_error" and isinstance(given, str):
+        return f"{field}: {given!r} is not a choice; {nearest(given, _QUOTED.findall(message))}"
+    if kind == "value_error":  # one of ours, which says what was given
+        return f"{field}: {message}"
+    return f"{field}: {message[0].lower()}{message[1:]}, not {given!r}"
 
 
 def _siblings(model: type[BaseModel], location: Location) -> list[str]:

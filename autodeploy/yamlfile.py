@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from autodeploy.errors import RecipeError
+from autodeploy.errors import RecipeError, nearest
 
 Key = tuple[str | int, ...]
 
@@ -31,6 +31,9 @@ class YamlFile:
 
 def read_yaml(path: Path) -> YamlFile:
     """Read a file whose top level is a mapping. Duplicate keys, tags and anything but plain data are refused."""
+    if not path.exists():
+        beside = [one.name for one in path.parent.glob("*.y*ml")]
+        raise RecipeError(f"{path} does not exist" + (f"; {nearest(path.name, beside)}" if beside else ""))
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pydantic import ValidationError
 
 from autodeploy.errors import nearest
+from autodeploy.validation import wording
 
 
 def explain(error: ValidationError, fields: Iterable[str]) -> str:
@@ -15,7 +16,7 @@ def explain(error: ValidationError, fields: Iterable[str]) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{where!r} is not an option here; {nearest(where, fields)}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = wording(first)
     if not where:
         return message
     if message.startswith("Input should"):

@@ -110,7 +110,7 @@ def test_a_made_up_gpu_file(tmp_path: Path) -> None:
     )
     assert load_gpu(str(path)).memory_gb == 500
     path.write_text(path.read_text().replace("memory_gb", "memory_bg"))
-    with pytest.raises(RecipeError, match=r"dream.yaml:1: 'memory_gb' is missing"):
+    with pytest.raises(RecipeError, match=r"dream.yaml:4: unknown key 'memory_bg'; did you mean 'memory_gb'"):
         read_gpu(path)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -57,7 +58,7 @@ def with_extra(index: int) -> list[str]:
 
 
 BEHIND_GATE_UP = with_extra(DEFAULT.index("fuse_gate_up") + 1)
-BEHIND_FUSE = with_extra(DEFAULT.index("gather_logit_rows"))
+BEHIND_FUSE = with_extra(DEFAULT.index("quantize_linears"))
 LLAMA = Target("llama", "h100", "balanced")
 Write = Callable[[str], str]
 
@@ -168,6 +169,13 @@ def test_the_fingerprint_follows_the_values_alone(write: Write) -> None:
             5,
             "unknown key 'min_row'; did you mean 'min_rows'?",
         ),
+        ("nam: mine\n", 1, "unknown key 'nam'; did you mean 'name'?"),
+        ("version: 1\nname: mine\npasses: {a: off}\n", 3, "passes: input should be a list, not {'a': False}"),
+        ("version: 1\nname: mine\npasses:\n- fuse_qkv: [1]\n", 4, "fuse_qkv is `on`, `off` or has options"),
+        ("version: 1\nname: mine\npasses:\n- 3\n", 4, "one pass an entry"),
+        ("version: 1\nname: mine\nruntime:\n  page_size: big\n", 4, "input should be a valid integer, not 'big'"),
+        ("version: 1\nname: mine\nplan: {contxt: 3}\n", 3, "unknown key 'contxt'; did you mean 'context'?"),
+        ("version: 1\nname: mine\nmatch: {workload: latncy}\n", 3, "no workload 'latncy'; did you mean 'latency'?"),
         (
             "version: 1\nname: mine\npasses:\n- fuse_qkv: {min_rows: 0}\n",
             4,
@@ -224,4 +232,14 @@ def test_unknown_names_get_the_nearest() -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    assert "nowhere.yaml: cannot be read" in refusal("nowhere.yaml")
+    assert "nowhere.yaml does not exist" in refusal("nowhere.yaml")
+
+
+def test_a_missing_file_gets_the_nearest_of_its_folder(write: Write) -> None:
+    file = write("version: 1\nname: mine\n")
+    assert f"did you mean {Path(file).name!r}?" in refusal(file.replace(".yaml", "e.yaml"))
+
+
+def test_a_condition_may_use_the_other_names_of_a_gpu(write: Write) -> None:
+    recipe = read_recipe(Path(write("version: 1\nname: mine\nmatch: {gpu: [a100, dream]}\n")))
+    assert recipe.data.match.gpu == ("a100-80", "dream")
