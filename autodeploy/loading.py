@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from autodeploy.artifact import Artifact
+from autodeploy.artifact.weights import Reading
 from autodeploy.discovery import kernel_table
 from autodeploy.errors import InputError, RecipeError, UnsupportedError, nearest
 from autodeploy.hardware import choose_gpu
 from autodeploy.kernels import native
 from autodeploy.program import Program, ProgramSpec
-from autodeploy.runtime.core import EngineCore
+from autodeploy.runtime.clock import Phases
+from autodeploy.runtime.compiler import Compiler
+from autodeploy.runtime.core import EngineCore, captured
+from autodeploy.runtime.rehearsal import rehearse
 from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.tuning import matmuls_of, tune
 
@@ -23,23 +28,44 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def load_core(
-    found: Artifact, gpu: str = "auto", capture: str | None = None, settings: Mapping[str, Any] = _NONE
+    found: Artifact,
+    gpu: str = "auto",
+    capture: str | None = None,
+    settings: Mapping[str, Any] = _NONE,
+    compiler: Compiler | None = None,
+    phases: Phases | None = None,
 ) -> EngineCore:
     """A core in this process over an artifact, with `runtime.*` settings laid over its own.
 
-    `capture` is "none", "compile", "cudagraph" or, with None, what pays: CUDA graphs where there is a GPU.
+    `capture` is "none", "compile", "cudagraph" or, with None, what pays: CUDA graphs where there is a GPU. With a
+    compiler, kernels are compiled while the weights are read. The time is added to `phases`.
     """
     if capture == "cudagraph" and found.manifest.devices[0] == "cpu":
         raise UnsupportedError(f"capture='cudagraph': {found.path} was built for a CPU; use none or compile")
-    program = load_program(found, gpu, capture)
     resolved = _settings(found, settings)
     if capture is not None:
         resolved = resolved.model_copy(update={"cuda_graphs": capture == "cudagraph"})
-    return EngineCore(program, resolved, _eos_token_ids(found), _notes(program))
+    phases = phases or Phases()
+    program, reading = _begin(found, gpu, capture)
+    phases.mark("graph")
+    buckets = captured(program, resolved)
+    if compiler is not None and buckets:
+        compiler.compile(partial(rehearse, program, resolved, buckets))
+    phases.mark("kernels")
+    reading.wait()
+    phases.mark("weights")
+    return EngineCore(program, resolved, _eos_token_ids(found), _notes(program), phases)
 
 
 def load_program(found: Artifact, gpu: str = "auto", capture: str | None = None) -> Program:
     """The program of an artifact with its weights on the device it was built for; InputError when that is not here."""
+    program, reading = _begin(found, gpu, capture)
+    reading.wait()
+    return program
+
+
+def _begin(found: Artifact, gpu: str, capture: str | None) -> tuple[Program, Reading]:
+    """The program of an artifact, whose weights are on their way."""
     device = torch.device(found.manifest.devices[0])
     if gpu != "auto" and choose_gpu(gpu).gpu.is_cpu != (device.type == "cpu"):
         raise InputError(f"--gpu {gpu}: {found.path} was built for {device.type}; build it again for {gpu}")
@@ -47,11 +73,12 @@ def load_program(found: Artifact, gpu: str = "auto", capture: str | None = None)
         raise InputError(
             f"{found.path} was built for a CUDA device, and this machine has none; build it with --gpu cpu"
         )
+    reading = found.start_reading(device)
     spec = ProgramSpec.from_dict(found.manifest.details["program"])  # type: ignore[arg-type]
     graph_module, table = found.graph_module(), kernel_table(device)
-    tuning = tune(matmuls_of(graph_module.graph), table, device, found.tuning)
-    weights = found.read_weights(device)
-    return Program(graph_module, weights, table, device, spec, capture, tuning)
+    matmuls = matmuls_of(graph_module.graph)
+    tuning = tune(matmuls, table, device, found.tuning, lambda _: reading.wait())  # kernels are timed on a quiet device
+    return Program(graph_module, reading.tensors, table, device, spec, capture, tuning), reading
 
 
 def _notes(program: Program) -> list[str]:

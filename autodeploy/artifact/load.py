@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from autodeploy.artifact.graph_io import graph_from_data
 from autodeploy.artifact.manifest import MANIFEST, FileEntry, Manifest, read_manifest
-from autodeploy.artifact.weights import check_files, describe_weights, map_weights, stream_weights
+from autodeploy.artifact.weights import Reading, check_files, describe_weights, map_weights, stream_weights
 from autodeploy.errors import ArtifactError, nearest
 from autodeploy.tuning import Tuning
 from autodeploy.weights.source import PICKLES
@@ -80,10 +80,17 @@ class Artifact:
 
         Do not write to them. Raises ArtifactError for a file whose content is not what the manifest says.
         """
-        device = torch.device(device)
-        if device.type == "cuda":
-            return self._tied(stream_weights(self._weight_files, device))
-        return self._tied(map_weights(self._weight_files))
+        reading = self.start_reading(torch.device(device))
+        reading.wait()
+        return reading.tensors
+
+    def start_reading(self, device: torch.device) -> Reading:
+        """Every weight on `device`, as `read_weights` gives them, but perhaps not there yet."""
+        if device.type != "cuda":
+            return Reading(self._tied(map_weights(self._weight_files)))
+        reading = stream_weights(self._weight_files, device)
+        self._tied(reading.tensors)
+        return reading
 
     @property
     def _weight_files(self) -> dict[Path, FileEntry]:

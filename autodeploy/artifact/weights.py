@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 from itertools import cycle
 from pathlib import Path
@@ -22,6 +22,8 @@ BLOCK_BYTES = 32 * 2**20
 ALIGNMENT = 16  # bytes: what vector loads of kernels ask for
 
 Files = Mapping[Path, FileEntry]
+Declared = Mapping[str, Any]
+"""What a safetensors file says of a tensor."""
 
 
 def check_files(files: Files) -> None:
@@ -37,15 +39,36 @@ def map_weights(files: Files) -> dict[str, Tensor]:
     return {key: source.read(key) for key in source.keys()}  # noqa: SIM118 (it is not a mapping)
 
 
-def stream_weights(files: Files, device: torch.device) -> dict[str, Tensor]:
-    """Every weight on a GPU.
+class Reading:
+    """Weights that may still be on their way: `tensors` have their places at once, and their contents after `wait`."""
+
+    def __init__(self, tensors: dict[str, Tensor], parts: Sequence[Future[None]] = ()) -> None:
+        self.tensors = tensors
+        self._parts = parts
+
+    def wait(self) -> None:
+        """Wait until every weight is there; ArtifactError for a file that is not what the manifest says."""
+        for part in self._parts:
+            part.result()
+
+
+def stream_weights(files: Files, device: torch.device) -> Reading:
+    """Every weight on its way to a GPU.
 
     Each file is read by a thread of its own through two pinned blocks, so that reading, hashing and copying overlap;
-    its weights are views of one allocation. Raises ArtifactError for a file that is not what the manifest says.
+    its weights are views of one allocation.
     """
-    with ThreadPoolExecutor() as pool:
-        parts = pool.map(lambda item: _stream_file(item[0], item[1], device), files.items())
-        return {name: tensor for part in parts for name, tensor in part.items()}
+    tensors: dict[str, Tensor] = {}
+    parts = []
+    pool = ThreadPoolExecutor(max(1, len(files)))
+    for file, entry in files.items():
+        header = _header(file)
+        data = torch.empty(entry.size - len(header), dtype=torch.uint8, device=device)
+        places = _declared(file, header)
+        tensors |= {name: _place(data, one) for name, one in places.items()}
+        parts.append(pool.submit(_fill, file, entry, data, [(tensors[name], one) for name, one in places.items()]))
+    pool.shutdown(wait=False)
+    return Reading(tensors, parts)
 
 
 def describe_weights(files: Files) -> dict[str, Tensor]:
@@ -68,21 +91,36 @@ def _compare(file: Path, digest: str, entry: FileEntry) -> None:
         raise ArtifactError(f"{file} is damaged or edited: its hash is not the one in {MANIFEST}")
 
 
-def _stream_file(file: Path, entry: FileEntry, device: torch.device) -> dict[str, Tensor]:
+def _header(file: Path) -> bytes:
+    """What stands before the data of a safetensors file, its length first."""
+    with file.open("rb") as opened:
+        prefix = opened.read(8)
+        return prefix + opened.read(int.from_bytes(prefix, "little"))
+
+
+def _declared(file: Path, header: bytes) -> dict[str, Declared]:
+    """What a header says, before the hash of its file is known to be right."""
+    try:
+        return {name: one for name, one in json.loads(header[8:]).items() if name != "__metadata__"}
+    except ValueError as error:
+        raise ArtifactError(f"{file} is damaged or edited: its header is not JSON") from error
+
+
+def _fill(file: Path, entry: FileEntry, data: Tensor, weights: Iterable[tuple[Tensor, Declared]]) -> None:
+    """Read a file into `data`, and from there what could not be a view of it."""
     digest = hashlib.sha256()
     with file.open("rb", buffering=0) as opened:
-        prefix = opened.read(8)
-        header = opened.read(int.from_bytes(prefix, "little"))
-        digest.update(prefix + header)
-        data = torch.empty(entry.size - 8 - len(header), dtype=torch.uint8, device=device)
-        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):  # type: ignore[no-untyped-call]
+        digest.update(opened.read(entry.size - len(data)))
+        with torch.cuda.device(data.device), torch.cuda.stream(torch.cuda.Stream(data.device)):  # type: ignore[no-untyped-call]
             start = 0
             for block in _pinned_blocks(opened, digest.update):
                 data[start : start + len(block)].copy_(block, non_blocking=True)
                 start += len(block)
+            for tensor, declared in weights:
+                if not _is_aligned(declared):
+                    tensor.copy_(_typed(_bytes(data, declared).clone(), declared))
             torch.cuda.current_stream().synchronize()
     _compare(file, digest.hexdigest(), entry)
-    return {name: _view(data, one) for name, one in json.loads(header).items() if name != "__metadata__"}
 
 
 def _pinned_blocks(opened: FileIO, see: Callable[[memoryview], object]) -> Iterator[Tensor]:
@@ -100,10 +138,21 @@ def _pinned_blocks(opened: FileIO, see: Callable[[memoryview], object]) -> Itera
         event.record()
 
 
-def _view(data: Tensor, declared: Mapping[str, Any]) -> Tensor:
-    """A weight within the bytes of its file."""
+def _place(data: Tensor, declared: Declared) -> Tensor:
+    """Where a weight will be: within the bytes of its file, or beside them where kernels could not read it there."""
+    own = _bytes(data, declared)
+    return _typed(own if _is_aligned(declared) else torch.empty_like(own), declared)
+
+
+def _is_aligned(declared: Declared) -> bool:
+    start: int = declared["data_offsets"][0]
+    return start % ALIGNMENT == 0
+
+
+def _bytes(data: Tensor, declared: Declared) -> Tensor:
     start, end = declared["data_offsets"]
-    part = data[start:end]
-    if start % ALIGNMENT:
-        part = part.clone()
+    return data[start:end]
+
+
+def _typed(part: Tensor, declared: Declared) -> Tensor:
     return part.view(DTYPES[declared["dtype"]]).view(declared["shape"])

@@ -17,7 +17,7 @@ from autodeploy.weights.plan import WeightPlan
 from autodeploy.weights.quantized import PartReader, Quantized
 from autodeploy.weights.source import DTYPES, TensorSource
 
-MAX_FILE_BYTES = 4 * 1024**3
+MAX_FILE_BYTES = 2 * 1024**3  # each file is read by a thread of its own
 ALIGNMENT = 64
 BLOCK_BYTES = 16 * 1024**2
 
@@ -104,13 +104,14 @@ def _split(units: Sequence[Weights]) -> list[Weights]:
 def _write_file(path: Path, weights: Weights, reader: PartReader) -> FileEntry:
     with path.open("xb") as opened:
         file = HashedFile(opened)
-        file.write(_header(weights))
+        file.write(header(weights))
         for expression in weights.values():
             _write_tensor(file, reader.read(expression))
     return file.entry()
 
 
-def _header(weights: Weights) -> bytes:
+def header(weights: Mapping[str, Expression | Tensor]) -> bytes:
+    """What stands before the data of a safetensors file that holds `weights` in this order, one after the other."""
     dtype_names = {dtype: name for name, dtype in DTYPES.items()}
     table: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0

@@ -14,6 +14,7 @@ from autodeploy.bench.ceilings import measure_ceilings
 from autodeploy.bench.figure import Figure
 from autodeploy.bench.machine import context
 from autodeploy.bench.profile import StepProfile, profile_decode, profile_prefill
+from autodeploy.bench.ready import Ready, Started
 from autodeploy.bench.report import Report
 from autodeploy.bench.workloads import Decode, Floors, Ttft, Workload
 from autodeploy.cost import CostModel, Pace
@@ -36,40 +37,54 @@ class Session:
     engine: str
     progress: Progress
 
-    def report(self, workloads: Sequence[Workload], *, profile: bool, command: str) -> Report:
+    def report(self, runs: Sequence[Workload | Ready], *, profile: bool, command: str) -> Report:
         """Measure every workload, and profile the steps of those that decode or prefill.
 
         Raises InputError for workloads that the settings or the model have no room for, and when there is nothing to
         profile.
         """
+        workloads = [one for one in runs if not isinstance(one, Ready)]
         profiled = [one for one in workloads if isinstance(one, Decode | Ttft)] if profile else []
         if profile and not profiled:
             raise InputError("--profile: only decode and ttft have steps to profile; add --run decode:1")
         settings = self._roomy(workloads)
+        starts = {one.name: self._start(one) for one in runs if isinstance(one, Ready)}
         manifest = self.artifact.manifest
         dtype: torch.dtype = getattr(torch, manifest.dtype)
         ceilings = measure_ceilings(torch.device(manifest.devices[0]), dtype)
         pace = Pace.of(choose_gpu(self.gpu).gpu).measured(ceilings.read_gb_s, ceilings.tflops, ceilings.dtype)
         floors = Floors(CostModel.of(self.artifact), ceilings, settings["runtime.max_batch_size"], pace)
-        figures: dict[str, list[Figure]] = {}
+        figures = {name: one.figures for name, one in starts.items()}
         for reuses in (False, True):
             some = [one for one in workloads if one.reuses_prefixes is reuses]
             if some:
                 figures.update(self._measure(some, {**settings, "runtime.prefix_reuse": reuses}, floors))
                 _free()
         profiles = self._profile(profiled, {**settings, "runtime.prefix_reuse": False}) if profiled else []
-        rows = tuple(figure for one in workloads for figure in figures[one.name])
-        return Report(manifest.name, manifest.dtype, context(command), ceilings, rows, tuple(profiles))
+        rows = tuple(figure for one in runs for figure in figures[one.name])
+        told = {**context(command), "starts": [vars(one) for one in starts.values()]}
+        return Report(manifest.name, manifest.dtype, told, ceilings, rows, tuple(profiles))
 
     def _roomy(self, workloads: Sequence[Workload]) -> dict[str, Any]:
         """The settings, with room for all requests that a workload wants to run at once."""
-        largest = max(workloads, key=lambda one: one.batch_size)
         own = self.artifact.recipe["runtime"]["max_batch_size"]
+        if not workloads:
+            return {"runtime.max_batch_size": own, **self.settings}
+        largest = max(workloads, key=lambda one: one.batch_size)
         settings = {"runtime.max_batch_size": max(own, largest.batch_size), **self.settings}
         if settings["runtime.max_batch_size"] < largest.batch_size:
             limit = settings["runtime.max_batch_size"]
             raise InputError(f"--run {largest.name}: runtime.max_batch_size={limit} lets no more than that run at once")
         return settings
+
+    def _start(self, run: Ready) -> Started:
+        """Start the artifact as a user would: with the settings that were given, and no more room than it has."""
+        self.progress.start(run.name)
+        options = {"gpu": self.gpu, "capture": self.capture, "engine": self.engine, "set": dict(self.settings)}
+        started = run.measure(self.artifact, options)
+        self.progress.finish(run.name, f"{started.answered:.1f} s")
+        self.progress.note(started.sentence())
+        return started
 
     def _load(self, engine: str, settings: Mapping[str, Any]) -> LLM:
         path, progress = self.artifact.path, self.progress

@@ -27,7 +27,7 @@ Runs = Annotated[
         "--run",
         metavar="WORKLOAD",
         help="decode:BATCH, ttft:TOKENS, offline:PROMPTxNEW[xREQUESTS], prefix:SHARED+OWNxREQUESTS,"
-        " serve:RATE[@AT_ONCE][xREQUESTS] (requests a second, or inf), or targets for a whole table."
+        " serve:RATE[@AT_ONCE][xREQUESTS] (requests a second, or inf), ready[:cold], or targets for a whole table."
         " Can be repeated.",
         rich_help_panel=RUNS,
     ),

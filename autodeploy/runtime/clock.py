@@ -1,4 +1,4 @@
-"""Where the host's time goes."""
+"""Where the host's time goes, in steps and before the first."""
 
 from __future__ import annotations
 
@@ -22,4 +22,18 @@ class StepClock:
         """What was done since the last mark was `phase`."""
         now = perf_counter()
         self.seconds[phase] += now - self._last
+        self._last = now
+
+
+class Phases:
+    """Seconds that each phase of a start took, in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def mark(self, phase: str) -> None:
+        """What was done since the last mark was `phase`."""
+        now = perf_counter()
+        self.seconds[phase] = now - self._last
         self._last = now

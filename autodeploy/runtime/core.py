@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from autodeploy.errors import RecipeError
 from autodeploy.runtime.batch import Batch
-from autodeploy.runtime.clock import StepClock
+from autodeploy.runtime.clock import Phases, StepClock
 from autodeploy.runtime.graphs import Bucket, decode_buckets, mixed_buckets
 from autodeploy.runtime.memory import resolve_num_pages
 from autodeploy.runtime.messages import NewRequest, NewTokens, PromptRows, StepOutput
@@ -32,14 +32,17 @@ class EngineCore:
         settings: RuntimeSettings | None = None,
         eos_token_ids: Collection[int] = (),
         notes: Sequence[str] = (),
+        phases: Phases | None = None,
     ) -> None:
+        phases = phases or Phases()
         self.notes = notes
+        self.phases: Mapping[str, float] = phases.seconds
         settings = settings or RuntimeSettings()
         max_model_len = model.max_model_len if settings.max_model_len is None else settings.max_model_len
         if max_model_len > model.max_model_len:
             raise RecipeError(f"max_model_len={max_model_len} is more than the {model.max_model_len} of this model")
         num_pages = resolve_num_pages(model, settings, max_model_len)
-        on_gpu = model.device.type == "cuda"
+        phases.mark("memory")
         self.settings = settings
         self.device = model.device
         self.clock = StepClock()
@@ -50,9 +53,10 @@ class EngineCore:
             settings.page_size,
             settings.max_batch_size,
             self.scheduler.max_len,
-            _buckets(settings) if on_gpu and settings.cuda_graphs and model.is_capturable else (),
+            captured(model, settings),
         )
-        self._overlaps = on_gpu if settings.overlap is None else settings.overlap
+        phases.mark("cache and graphs")
+        self._overlaps = model.device.type == "cuda" if settings.overlap is None else settings.overlap
         self._under_way: Launched | None = None
         self._vocab_size = model.vocab_size
         self._eos_token_ids = frozenset(eos_token_ids)
@@ -184,6 +188,9 @@ class EngineCore:
             self._requests.pop(request_id, None)
 
 
-def _buckets(settings: RuntimeSettings) -> tuple[Bucket, ...]:
+def captured(model: Model, settings: RuntimeSettings) -> tuple[Bucket, ...]:
+    """The steps of a model that become CUDA graphs; none where it does not run on a GPU, or cannot be captured."""
+    if model.device.type != "cuda" or not settings.cuda_graphs or not model.is_capturable:
+        return ()
     decode = decode_buckets(settings.max_batch_size, settings.graph_batch_sizes)
     return decode + mixed_buckets(settings.max_num_tokens)

@@ -13,7 +13,6 @@ from autodeploy.runtime.packing import PackedStep
 SMALL = 512
 WHOLE_REQUESTS = 8  # of the largest mixed step: programs for requests that are not there would cost what it gains
 MOST_PADDING = 64  # tokens of such a step: more would take as long as the gaps
-_WARM_UPS = 2  # kernels compile at the first call, and libraries choose theirs
 
 
 class Bucket(NamedTuple):
@@ -73,11 +72,12 @@ class StepGraphs:
     ) -> None:
         self._scrap_row = scrap_row
         self._graphs: dict[Bucket, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
-        pool = torch.cuda.graph_pool_handle()
+        # One stream for all: libraries keep a workspace for each that they have seen.
+        stream, pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
         for bucket in sorted(buckets, reverse=True):  # the largest first: the others find room in its memory
             flat = PackedStep.empty().padded(*bucket, scrap_row).flat().to(device)
             packed = PackedStep.from_flat(flat, *bucket)
-            self._graphs[bucket] = (*_capture(step, packed, pool), flat)
+            self._graphs[bucket] = (*_capture(step, packed, stream, pool), flat)
         self._buckets = sorted(self._graphs)
 
     def find(self, packed: PackedStep) -> Bucket | None:
@@ -94,15 +94,15 @@ class StepGraphs:
 
 
 def _capture(
-    step: Callable[[PackedStep], Tensor], packed: PackedStep, pool: Any
+    step: Callable[[PackedStep], Tensor], packed: PackedStep, stream: torch.cuda.Stream, pool: Any
 ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM_UPS):
-            step(packed)
-    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        step(packed)  # kernels compile at the first call, and libraries choose theirs
+        stream.synchronize()
+        graph.capture_begin(pool=pool)
         logits = step(packed)
+        graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
     return graph, logits

@@ -15,7 +15,7 @@ from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.runtime.tables import Tables
 
-CUDA_HEADROOM = 0.03  # of the device's memory: fragments, libraries' workspaces, the captured graphs themselves
+CUDA_HEADROOM = 0.05  # of the device's memory: fragments, libraries' workspaces, the captured graphs themselves
 CPU_SHARE = 0.25  # of what is free; the machine has other work
 CPU_MOST = 8 * 2**30
 

@@ -80,6 +80,7 @@ class Ready(Struct, tag=True):
     max_len: int
     stats: EngineStats
     notes: list[str]
+    phases: dict[str, float]
 
 
 class Add(Struct, tag=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from autodeploy.runtime.messages import NewRequest, StepOutput
@@ -10,9 +10,13 @@ from autodeploy.runtime.stats import EngineStats
 
 
 class Core(Protocol):
-    """What an engine asks of its core, in this process or in another. `notes` are what the user should know of it."""
+    """What an engine asks of its core, in this process or in another.
+
+    `notes` are what the user should know of it, `phases` the seconds that each part of its loading took.
+    """
 
     notes: Sequence[str]
+    phases: Mapping[str, float]
 
     @property
     def vocab_size(self) -> int:

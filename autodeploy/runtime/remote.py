@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autodeploy.runtime.link import Link
 from autodeploy.runtime.messages import Add, Finish, NewRequest, Ready, StepOutput, Stepped
@@ -23,6 +23,7 @@ class RemoteCore:
         ready = link.receive()
         assert isinstance(ready, Ready)
         self.notes: Sequence[str] = ready.notes
+        self.phases: Mapping[str, float] = ready.phases
         self.close = link.close
         """Stop the worker; it also happens when this object goes, or Python ends."""
         self._vocab_size, self._max_len, self._stats = ready.vocab_size, ready.max_len, ready.stats

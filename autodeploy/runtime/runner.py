@@ -75,7 +75,7 @@ class Runner:
         self._device = model.device
         self._cache = model.new_cache(num_pages + 1, page_size)  # the last one takes what padding writes
         self._tables = Tables(max_batch_size, -(-max_len // page_size), page_size, num_pages, model.device)
-        self._sampler = _sampler(model, max_batch_size)
+        self._sampler = choose_sampler(model, max_batch_size)
         self._graphs: StepGraphs | None = None
         if buckets:
             with torch.inference_mode():
@@ -122,7 +122,8 @@ class Runner:
         return Launched(batch, on_host, copied, logprobs, prompt_logprobs)
 
 
-def _sampler(model: Model, max_batch_size: int) -> Sampler | GpuSampler:
+def choose_sampler(model: Model, max_batch_size: int) -> Sampler | GpuSampler:
+    """The sampler for where a model runs."""
     if model.device.type == "cpu" or triton.why_unavailable() is not None:
         return Sampler(model.vocab_size, max_batch_size, model.device)
     from autodeploy.runtime.gpu_sampler import GpuSampler

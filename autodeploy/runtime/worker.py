@@ -57,10 +57,12 @@ class Worker:
         start = self._receive(wait=True)
         if not isinstance(start, Start):
             return
+        gc.disable()  # while much is made and little becomes garbage
         core = self._load(start)
+        gc.enable()
         gc.collect()
         gc.freeze()  # what was loaded stays: looking through it again would hold up steps
-        self._send(Ready(core.vocab_size, core.max_len, core.stats(), list(core.notes)))
+        self._send(Ready(core.vocab_size, core.max_len, core.stats(), list(core.notes), dict(core.phases)))
         while True:
             message = self._receive(wait=not core.has_unfinished)
             if isinstance(message, Stop):

@@ -1,0 +1,73 @@
+"""Compiling kernels before they are needed: all at once, in other processes, since Triton compiles one at a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SERVER = "autodeploy.runtime.compile_server"
+Wanted = dict[str, tuple[str, str]]
+"""Kernels to compile: the module and the name of each, by the text in which Triton describes what it is for."""
+
+
+class Compiler:
+    """A process that compiles kernels into Triton's cache on disk, in as many processes as there are cores.
+
+    Start it early: it takes as long to get ready as whatever else imports torch.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def compile(self, act: Callable[[], object]) -> int:
+        """Compile what `act` launches and is not compiled in this process; how many kernels that were.
+
+        Those are not launched, so that `act` computes nothing of meaning. One that does not compile is left to whoever
+        launches it: there the error is raised.
+        """
+        with _gathering() as wanted:
+            act()
+        if wanted:
+            from triton.runtime import driver
+
+            target = driver.active.get_current_target()
+            request = {"target": [target.backend, target.arch, target.warp_size], "kernels": list(_jobs(wanted))}
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            self._process.stdout.readline()
+        return len(wanted)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+@contextmanager
+def _gathering() -> Iterator[Wanted]:
+    """Note kernels that would be compiled, and neither compile nor launch them."""
+    from triton import knobs
+
+    wanted: Wanted = {}
+
+    def note(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:  # noqa: A002 (Triton's name)
+        wanted[compile["specialization_data"]] = (fn.module, fn.name)
+        return True
+
+    before = knobs.runtime.jit_cache_hook
+    knobs.runtime.jit_cache_hook = note
+    try:
+        yield wanted
+    finally:
+        knobs.runtime.jit_cache_hook = before
+
+
+def _jobs(wanted: Wanted) -> Iterator[list[str]]:
+    return ([module, name, described] for described, (module, name) in wanted.items())

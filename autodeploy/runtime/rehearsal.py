@@ -1,0 +1,45 @@
+"""Steps that nobody asked for, which show what kernels an engine will launch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from autodeploy.runtime.graphs import Bucket
+from autodeploy.runtime.model import Model
+from autodeploy.runtime.packing import PackedStep
+from autodeploy.runtime.request import Request
+from autodeploy.runtime.runner import choose_sampler
+from autodeploy.runtime.sampling_params import SamplingParams
+from autodeploy.runtime.settings import RuntimeSettings
+from autodeploy.runtime.tables import Tables
+
+
+@torch.inference_mode()
+def rehearse(model: Model, settings: RuntimeSettings, buckets: Iterable[Bucket]) -> None:
+    """Run a step of each class of sizes and sample from it, greedily and not; what it computes means nothing.
+
+    The cache has one page, which belongs to nobody.
+    """
+    page_size = settings.page_size
+    max_pages = -(-(settings.max_model_len or model.max_model_len) // page_size)
+    cache = model.new_cache(1, page_size)
+    tables = Tables(1, max_pages, page_size, 0, model.device)
+    for bucket in classes(buckets):
+        step = PackedStep.empty().padded(*bucket, tables.scrap_row).to(model.device)
+        logits = model.forward(tables.inputs_of(step), cache)
+    sampler = choose_sampler(model, 1)
+    for temperature in (0.0, 1.0):
+        params = SamplingParams(temperature=temperature)
+        sampler.sample(logits[:1], [Request("rehearsal", [0], params, max_len=2, seed=0)])
+
+
+def classes(buckets: Iterable[Bucket]) -> Iterator[Bucket]:
+    """The smallest and largest of the buckets whose tokens have as many bits: kernels are chosen for powers of two."""
+    found: dict[tuple[bool, int], list[Bucket]] = {}
+    for bucket in sorted(buckets):
+        kind = (bucket.num_tokens == bucket.num_requests, (bucket.num_tokens - 1).bit_length())
+        found.setdefault(kind, []).append(bucket)
+    for some in found.values():
+        yield from dict.fromkeys((some[0], some[-1]))

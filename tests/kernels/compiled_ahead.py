@@ -1,0 +1,48 @@
+"""Compile kernels ahead for a GPU that need not be here, then as whoever launches them would; run by a test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import MockTensor
+
+from autodeploy.runtime.compile_server import Described
+from autodeploy.runtime.compiler import Compiler
+from tests.kernels.scaled_add import broken, scaled_add
+
+
+class Streamless(Described):
+    """Triton asks for a stream before it looks whether it is to launch at all."""
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def launches(*, warmup: bool) -> None:
+    """Two kernels, one of them twice, and one that does not compile."""
+    x = MockTensor(torch.float32, [256])
+    for scale in (2, 3, 3):
+        scaled_add.run(x, x, x, 200, scale, grid=(1,), warmup=warmup, BLOCK=256, num_warps=2)
+    if not warmup:
+        broken.run(x, grid=(1,), warmup=False, BLOCK=16)
+
+
+def num_compiled() -> int:
+    return len(list(Path(os.environ["TRITON_CACHE_DIR"]).rglob("*.cubin")))
+
+
+driver.set_active(Streamless(GPUTarget("cuda", 90, 32)))
+compiler = Compiler()
+assert compiler.compile(lambda: launches(warmup=False)) == 3
+assert compiler.compile(lambda: None) == 0
+compiler.close()
+assert num_compiled() == 2
+launches(warmup=True)  # now as whoever launches them
+assert num_compiled() == 2, "it was compiled again"
+scaled_add.run(*[MockTensor(torch.float32, [256])] * 3, 200, 4, grid=(1,), warmup=True, BLOCK=256)
+assert num_compiled() == 3, "the count counts nothing"
+print("ok")

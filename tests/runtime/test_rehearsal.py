@@ -1,0 +1,36 @@
+"""A rehearsal runs a step of every kind that an engine will capture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autodeploy.runtime.graphs import decode_buckets, mixed_buckets
+from autodeploy.runtime.model import StepInputs
+from autodeploy.runtime.rehearsal import classes, rehearse
+from autodeploy.runtime.settings import RuntimeSettings
+from tests.runtime.fakes import FakeModel
+
+
+class Watched(FakeModel):
+    """Says nothing, and notes the shape of each step and of its page table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, inputs: StepInputs, cache: list[Tensor]) -> Tensor:
+        self.shapes.append((len(inputs.input_ids), *inputs.page_table.shape))
+        assert not inputs.page_table.any(), "the only page is nobody's"
+        return torch.zeros(len(inputs.logit_rows), self.vocab_size)
+
+
+def test_every_class_of_sizes_is_run_with_pages_as_they_will_be() -> None:
+    model, buckets = Watched(), (*decode_buckets(40), *mixed_buckets(64))
+    rehearse(model, RuntimeSettings(page_size=4, max_batch_size=40), buckets)
+    assert sorted(model.shapes) == sorted((one.num_tokens, one.num_requests, 16) for one in classes(buckets))
+
+
+def test_classes_are_the_ends_of_each_power_of_two() -> None:
+    sizes = [one.num_tokens for one in classes(decode_buckets(300))]
+    assert sizes == [1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 128, 144, 256, 288, 300]
