@@ -95,10 +95,9 @@ class Pass(BaseModel):
     """A transformation of the graph. It is a frozen value: its fields are its options.
 
     `exact` says whether the numbers stay the same bit for bit; otherwise `tolerance` bounds the relative error
-    `‖out - before‖ / ‖before‖` of the logits in float32. A `lossy` pass rounds on purpose, as `mark_precision` settled:
-    its tolerance is against the graph before it with the same numbers rounded. `cleanup` passes may run at any stage.
-    A pass that names others in `before` or `after` joins every pipeline that has them, without being listed: see
-    `autodeploy.insertion`.
+    `‖out - before‖ / ‖before‖` of the logits in float32. A `lossy` pass rounds on purpose: it is compared with what its
+    `simulate` makes of the graph before it. `cleanup` passes may run at any stage. A pass that names others in `before`
+    or `after` joins every pipeline that has them, without being listed: see `autodeploy.insertion`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,6 +114,9 @@ class Pass(BaseModel):
     @abstractmethod
     def run(self, gm: GraphModule, ctx: Context) -> int:
         """Transform `gm` in place and return the number of places changed; 0 says that it is as it was."""
+
+    def simulate(self, gm: GraphModule, ctx: Context) -> None:
+        """Round in `gm`, by plain operators, what a lossy pass rounds; `autodeploy.verify` asks for it."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,12 @@ class PassReport:
         misses = [str(one) for one in fold(closest(self.misses))]
         plain = {name: value for name, value in self.__dict__.items() if name != "places"}
         return {**plain, "rules": counts(self.places, self.rules), "misses": misses}
+
+    def _repr_html_(self) -> str:
+        """How it looks in a notebook."""
+        from autodeploy.inspect import view_report  # views know reports, not the other way round
+
+        return view_report(self)._repr_html_()
 
 
 def check_order(passes: Sequence[Pass]) -> None:

@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.graph.nodes import Target, arguments, calls_of, insert_call, is_call, value
 from autodeploy.ops import CanonicalOp, add_rms_norm_quantize, gated_activation_quantize, rms_norm_quantize
-from autodeploy.passes.precision import find_head, quantizer_of
+from autodeploy.passes.heads import find_head, quantizer_of
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite import Miss
 from autodeploy.rewrite.apply import erase_unused

@@ -10,7 +10,7 @@ from torch.fx import GraphModule, Node
 from autodeploy.errors import UnsupportedError
 from autodeploy.graph.inputs import add_placeholder
 from autodeploy.graph.nodes import fake_mode_of, infer, insert_call
-from autodeploy.passes.precision import find_head, quantizer_of
+from autodeploy.passes.heads import find_head, quantizer_of
 from autodeploy.pipeline import Context, Pass, Stage
 
 aten = torch.ops.aten

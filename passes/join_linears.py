@@ -11,8 +11,8 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.graph.inputs import insert_weight
 from autodeploy.graph.nodes import insert_call, is_call, value
-from autodeploy.passes.precision import inherit_mark, scheme_of
 from autodeploy.pipeline import Context
+from autodeploy.quantization.marks import inherit_mark, scheme_of
 from autodeploy.rewrite.apply import erase_unused
 from autodeploy.weights import WeightPlan, stored, why_apart
 

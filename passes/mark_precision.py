@@ -11,9 +11,10 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.errors import nearest
 from autodeploy.graph.nodes import calls_of, value
-from autodeploy.passes.precision import find_head, mark
+from autodeploy.passes.heads import find_head
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.quantization import SCHEMES, Precision, Projection, Rule, decide, name_of
+from autodeploy.quantization.marks import mark
 from autodeploy.weights import stored
 
 ops = torch.ops.autodeploy

@@ -8,16 +8,19 @@ from typing import ClassVar, Literal
 
 import torch
 from torch.fx import GraphModule, Node
+from typing_extensions import override
 
 from autodeploy.errors import RecipeError
 from autodeploy.graph.inputs import insert_weight
-from autodeploy.graph.nodes import arguments, calls_of, value
+from autodeploy.graph.nodes import arguments, calls_of, insert_call, value
 from autodeploy.graph.origin import module_path
+from autodeploy.passes.rounded_inputs import rounded
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.quantization import FORMATS
 from autodeploy.weights import Expand, Reshape
 from autodeploy.weights.expression import Cast
 
+aten = torch.ops.aten
 ops = torch.ops.autodeploy
 _PAGES: Mapping[str, str] = MappingProxyType({"key": "k_scale", "value": "v_scale"})
 
@@ -54,6 +57,28 @@ class QuantizeCache(Pass):
             attention.args = (*list(named.values())[:-2], *scales)
             changed += 1
         return changed
+
+    @override
+    def simulate(self, gm: GraphModule, ctx: Context) -> None:
+        """Round keys and values before they are cached."""
+        for attention in calls_of(gm.graph, ops.paged_attention.default) if self.format != "auto" else ():
+            for kind in _PAGES:
+                scale = self._scale(gm, ctx, attention, kind)
+                rows = arguments(attention)[kind[0]]
+                with gm.graph.inserting_before(attention):
+                    attention.replace_input_with(rows, self._rounded(rows, scale))
+
+    def _rounded(self, rows: Node, scale: Node | None) -> Node:
+        """Keys or values `[T, Hk, D]` as the cache will give them back."""
+        graph = rows.graph
+        one = insert_call(graph, aten.new_ones.default, (rows, []), {"dtype": torch.float32})
+        if scale is None:
+            return rounded(rows, self.format, scale=one)
+        column = insert_call(graph, aten.unsqueeze.default, (scale, -1))
+        wide = insert_call(graph, aten.to.dtype, (rows, torch.float32))
+        scaled = rounded(insert_call(graph, aten.div.Tensor, (wide, column)), self.format, scale=one)
+        back = insert_call(graph, aten.mul.Tensor, (scaled, column))
+        return insert_call(graph, aten.to.dtype, (back, value(rows).dtype))
 
     def _scale(self, gm: GraphModule, ctx: Context, attention: Node, kind: str) -> Node | None:
         """A weight with the scale of each head, `[Hk]` in float32, of the attention's keys or values."""

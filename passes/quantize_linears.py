@@ -7,12 +7,14 @@ from typing import ClassVar
 
 import torch
 from torch.fx import GraphModule, Node
+from typing_extensions import override
 
 from autodeploy.graph.inputs import insert_weight
 from autodeploy.graph.nodes import arguments, calls_of, insert_call, value
-from autodeploy.passes.precision import scheme_of
+from autodeploy.passes.rounded_inputs import rounded
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.quantization import Scheme
+from autodeploy.quantization.marks import scheme_of
 from autodeploy.rewrite.apply import erase_unused
 from autodeploy.weights import Dequantized, Expression, Quantized, stored
 
@@ -50,6 +52,40 @@ class QuantizeLinears(Pass):
             erase_unused(call)
             changed += 1
         return changed
+
+    @override
+    def simulate(self, gm: GraphModule, ctx: Context) -> None:
+        """Round the weights and the inputs of the plain projections."""
+        for call in calls_of(gm.graph, ops.linear.default, ops.linear_activation.default):
+            scheme = scheme_of(call.args[1])
+            if scheme.is_quantized:
+                _round(gm, ctx, call, scheme)
+
+
+def _round(gm: GraphModule, ctx: Context, call: Node, scheme: Scheme) -> None:
+    """Let a plain projection read its weight as `scheme` stores it, and its input as it quantizes that."""
+    weight = call.args[1]
+    assert isinstance(weight, Node)
+    name = f"{weight.target}_rounded"
+    whole = ctx.weights[str(weight.target)]
+    found = stored(whole) or _stored_as(whole, scheme)
+    ctx.weights[name] = found
+    with gm.graph.inserting_before(call):
+        call.replace_input_with(weight, insert_weight(gm, name, value(weight)))
+        if scheme.activations != "none":
+            static = None
+            if found.input_scale is not None:
+                ctx.weights[f"{name}_input"] = found.input_scale
+                static = insert_weight(gm, f"{name}_input", value(weight).new_empty((), dtype=torch.float32))
+            x = call.args[0]
+            assert isinstance(x, Node)
+            call.replace_input_with(x, rounded(x, scheme.weights, scheme.activation_group, static))
+
+
+def _stored_as(whole: Expression, scheme: Scheme) -> Dequantized:
+    parts = Quantized.parts(whole, scheme)
+    values, scale = parts["values"], parts["scale"]
+    return Dequantized(values, scale, parts.get("zero"), parts.get("global_scale"), scheme.weights, whole.dtype)
 
 
 class _Weight:

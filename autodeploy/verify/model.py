@@ -42,14 +42,14 @@ def verify_passes(
     place = device if device.type == "cpu" or torch.cuda.is_available() else torch.device("cpu")
     own = dtype_of(traced)
     trials: list[Trial] = []
-    first: Results | None = None
+    truths: Sequence[Results] = ()
     for dtype in (own,) if own.itemsize >= torch.float32.itemsize else (torch.float32, own):
         one = traced if dtype is own else _in_dtype(traced, dtype)
         graph_module, context = prepare(one, source, device, kernels, fuel)
         execution = _execution(samples, BoundaryWeights(source, place), kernels)
-        trial, first = run_trial(graph_module, context, passes, execution, dtype, first, observe)
+        trial, truths = run_trial(graph_module, context, passes, execution, dtype, truths, observe)
         trials.append(trial)
-    counts = {kind: num_rows(result) for kind, result in (first or {}).items()}
+    counts = {kind: num_rows(result) for kind, result in truths[0].items()}
     return Verification(tuple(trials), counts, place.type)
 
 
