@@ -3,136 +3,35 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from autodeploy import artifact
 from autodeploy.artifact import Artifact
-from autodeploy.artifact.manifest import MANIFEST, versions
-from autodeploy.discovery import discover, kernel_table
-from autodeploy.errors import ArtifactError, ModelError, UnsupportedError
-from autodeploy.export import Traced, load_config, trace_model
-from autodeploy.hardware import GpuChoice, choose_gpu
-from autodeploy.hub import ModelFiles, resolve
+from autodeploy.discovery import kernel_table
+from autodeploy.errors import ArtifactError
+from autodeploy.export import Traced
+from autodeploy.job import Job, trace_job
 from autodeploy.leftovers import describe
-from autodeploy.optimizer import Compiled, Recipe, choose_dtype, compile_graph, resolve_settings, target_device
+from autodeploy.optimizer import Compiled, compile_graph
 from autodeploy.pipeline import PassReport, Stage
-from autodeploy.plan import Decision, Plan, recipe_decisions
-from autodeploy.planning import (
-    Estimate,
-    Outlook,
-    estimate_model,
-    look_ahead,
-    look_at_weights,
-    plan_settings,
-    refuse_scheme,
-)
+from autodeploy.plan import Plan
 from autodeploy.progress import NullProgress, Progress, stage
-from autodeploy.quantization import SCHEMES
+from autodeploy.quality.assessment import Assessment
+from autodeploy.quality.search import Limits
+from autodeploy.quality.text import NOTHING, SAMPLE, Text, read_text
+from autodeploy.quality.verdict import is_quantized, judge, needed
 from autodeploy.verify import Verification
 from autodeploy.verify.model import model_samples, verify_passes
-from autodeploy.weights.source import RandomSource, SafetensorsSource, TensorSource
+from autodeploy.weights.source import RandomSource, TensorSource
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
-
-
-class Job:
-    """What a build is going to do: everything that is decided before the model is traced."""
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        gpu: str,
-        dtype: str,
-        recipe: str,
-        workload: str,
-        values: Mapping[str, Any],
-        weights: bool,
-        quantize: str | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        self.choice: GpuChoice = choose_gpu(gpu)
-        self.device = target_device(self.choice)
-        refuse_scheme(self.choice.gpu, quantize)
-        self.files: ModelFiles = resolve(model, weights=weights, progress=progress)
-        if (self.files.folder / MANIFEST).is_file():
-            raise ModelError(f"{model} is an artifact, built already: autodeploy serve {model}")
-        self.config: PretrainedConfig = load_config(self.files.folder)
-        self.dtype, self.dtype_reason = choose_dtype(dtype, self.choice, self.config)
-        self._quantize = quantize
-        options: dict[str, Any] = {"recipe": recipe, "workload": workload, "values": values, "quantize": quantize}
-        self.recipe: Recipe = resolve_settings(self.config, self.choice, **options)
-        if not self.choice.gpu.is_cpu and isinstance(self.estimate, Estimate):
-            planned = plan_settings(self.estimate, self.recipe.aims, workload)
-            self.recipe = resolve_settings(self.config, self.choice, **options, planned=planned)
-
-    @cached_property
-    def estimate(self) -> Estimate | UnsupportedError:
-        """What steps of the model cost, or why it cannot be traced."""
-        try:
-            return estimate_model(self.config, self.choice.gpu, self.dtype, self.recipe)
-        except UnsupportedError as error:
-            return error
-
-    def outlook(self) -> Outlook:
-        """What fits and how fast it will be; UnsupportedError for a model that transformers cannot make."""
-        if isinstance(self.estimate, Estimate):
-            return look_ahead(self.estimate, self.recipe.runtime, self.recipe.aims.context)
-        return look_at_weights(self.config, self.choice.gpu, self.dtype, str(self.estimate))
-
-    def plan(self) -> Plan:
-        """The decisions, each with its reason."""
-        revision = f" at {self.files.revision}" if self.files.revision else ""
-        decisions = (
-            Decision(
-                "model", f"{self.config.model_type}{revision}", f"{self.files.reference} is a {self.files.origin}"
-            ),
-            Decision("device", self.choice.gpu.name, self.choice.reason),
-            Decision("dtype", str(self.dtype).removeprefix("torch."), self.dtype_reason),
-            *_quantization(self._quantize),
-            *recipe_decisions(self.recipe),
-        )
-        notes = (*self.recipe.notes, *self._notes())
-        return Plan(self.files.reference, decisions, notes, self.recipe.choices)
-
-    @property
-    def origin(self) -> dict[str, str | None]:
-        """What the artifact says of the model it was made from: of a Hub model, the commit."""
-        return {"reference": self.files.reference, "origin": self.files.origin, "revision": self.files.revision}
-
-    def _notes(self) -> list[str]:
-        if self.choice.gpu.is_cpu or torch.cuda.is_available():
-            return []
-        return [f"this machine has no CUDA device: the artifact is built for {self.choice.gpu.name} and tuned there"]
-
-    def fingerprint(self, load_format: str, fuel: int | None) -> str:
-        """A name for the result: two builds with the same one write the same artifact."""
-        parts = {
-            "model": _identity(self.files),
-            "dtype": str(self.dtype),
-            "gpu": self.choice.gpu.name,
-            "recipe": self.recipe.fingerprint,
-            "load_format": load_format,
-            "fuel": fuel,
-            "versions": versions(),
-            "plugins": [str(one) for one in discover().providers()],
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _quantization(quantize: str | None) -> tuple[Decision, ...]:
-    """What `--quantize` asked for, in words; nothing where it did not."""
-    return () if quantize is None else (Decision("quantize", quantize, str(SCHEMES[quantize])),)
 
 
 def plan(
@@ -168,15 +67,22 @@ def build(
     load_format: str = "auto",
     fuel: int | None = None,
     verify: bool = False,
+    max_kl: float | None = None,
+    min_agreement: float | None = None,
+    text: str = SAMPLE,
     progress: Progress | None = None,
 ) -> Artifact:
     """Trace a model, run a recipe's passes over it, and write the program to the folder `out`.
 
-    An artifact of the same model, recipe and versions that is there already is checked and kept. `quantize` names a
-    scheme. `load_format` "random" takes random weights instead of the checkpoint's. With `verify` every pass is checked
-    first, and what was found is kept in the artifact. Raises InputError (or one of its kinds) for a model, option or
-    folder that is not valid, and VerificationError, leaving nothing, for a pass that moves the numbers further than it
-    declares.
+    An artifact of the same model, recipe and versions that is there already is checked and kept. `load_format` "random"
+    takes random weights instead of the checkpoint's. With `verify` every pass is checked first, and what was found is
+    kept in the artifact. `quantize` names a scheme, or "auto" for the fewest bytes that keep to the limits `max_kl`
+    (nats a token) and `min_agreement` (a part of tokens). What quantization costs on `text` (a file, "sample" for ours
+    or "none") is measured and kept in the artifact.
+
+    Raises InputError (or one of its kinds) for a model, option or folder that is not valid; VerificationError for a
+    pass that moves the numbers further than it declares, and QualityError for a program past the limits, leaving
+    nothing.
     """
     progress = progress or NullProgress()
     out = Path(out)
@@ -194,7 +100,8 @@ def build(
             progress=progress,
         )
     progress.plan(job.plan())
-    fingerprint = job.fingerprint(load_format, fuel)
+    limits, prose = Limits(max_kl, min_agreement), read_text(text)
+    fingerprint = job.fingerprint(load_format, fuel, [asdict(limits), prose.digest])
     kept = _same(out, fingerprint)
     if kept is not None and (kept.verification or not verify):
         progress.note(f"{out} holds this very build already; it was checked and kept")
@@ -203,13 +110,30 @@ def build(
     details: dict[str, Any] = {"fingerprint": fingerprint, "gpu": job.choice.gpu.name, "model": job.origin}
     if verify:
         details["verification"] = _verify(job, traced, source, fuel, progress).as_dict()
+    assess = cache(partial(_assessment, job, traced, source, prose, progress))
+    if job.searches:
+        job.adopt(needed(assess(), "--quantize auto").search(limits).assignment.settings())
     compiled = compile_graph(traced, job.recipe, source, job.device, fuel=fuel, observe=_reporter(progress))
+    if is_quantized(compiled.graph_module.graph):
+        details["quality"] = judge(assess(), compiled, limits, progress)
     for sentence in (*describe(compiled.leftovers), *_told(compiled.history), *compiled.tuning.notes):
         progress.note(sentence)
-    del traced
+    del traced, assess
     gc.collect()  # the traced graph is cyclic, and would take its place in memory beside the weights
     with stage(progress, "weights"):
         return _save(out, job, compiled, source, details)
+
+
+def _assessment(job: Job, traced: Traced, source: TensorSource, text: Text, progress: Progress) -> Assessment | str:
+    """What judges the programs of a job, or why nothing can."""
+    tokenizer = _tokenizer(job.files.folder)
+    if text.name == NOTHING:
+        return "--text none gives nothing to measure it on"
+    if isinstance(source, RandomSource):
+        return "the weights are random"
+    if tokenizer is None:
+        return "the model came without a tokenizer"
+    return Assessment(traced, source, job.resolve, job.device, tokenizer, text, progress)
 
 
 def _told(history: Iterable[PassReport]) -> list[str]:
@@ -234,17 +158,6 @@ def _save(out: Path, job: Job, compiled: Compiled, source: TensorSource, details
         details={**details, "program": compiled.spec.as_dict(), "tuning": compiled.tuning.as_dict()},
         assets=artifact.tokenizer_assets(job.files.folder),
     )
-
-
-def trace_job(job: Job, load_format: str, progress: Progress) -> tuple[Traced, TensorSource]:
-    """The traced model, and where its weights will be read from."""
-    with stage(progress, "export"):
-        traced = trace_model(job.config, job.dtype)
-    for sentence in kernel_table(job.device).notes:
-        progress.note(sentence)
-    if load_format == "random":
-        return traced, RandomSource.of(traced.model)
-    return traced, SafetensorsSource(job.files.folder)
 
 
 def _verify(job: Job, traced: Traced, source: TensorSource, fuel: int | None, progress: Progress) -> Verification:
@@ -289,11 +202,3 @@ def _same(out: Path, fingerprint: str) -> Artifact | None:
     except ArtifactError:
         return None  # damaged, or of another format: build it again
     return found
-
-
-def _identity(files: ModelFiles) -> list[Any]:
-    """What changes when the model's files do: a commit, or the name, size and time of each file."""
-    if files.revision is not None:
-        return [files.reference, files.revision]
-    found = sorted(file for file in files.folder.iterdir() if file.is_file())
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in found]

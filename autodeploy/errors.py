@@ -62,6 +62,10 @@ class VerificationError(AutodeployError):
         self.finding = finding
 
 
+class QualityError(AutodeployError):
+    """A quantized program is further from the unquantized one than the build allows."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """End an error message with the choice closest to `name`, or with all of them when none is close."""
     known = sorted(choices)

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from autodeploy.bench.measure import Load, spread, time_load
-from autodeploy.builder import Job, trace_job
 from autodeploy.errors import AutodeployError
 from autodeploy.export import Traced
+from autodeploy.job import Job, trace_job
 from autodeploy.optimizer import Compiled, Recipe, compile_graph, make_program
 from autodeploy.progress import Progress
 from autodeploy.runtime.engine import Engine

@@ -51,7 +51,7 @@ def bench_passes(loading: Loading, batch: int, prompt_tokens: int, new_tokens: i
     """Leave out each pass in turn."""
     from autodeploy.artifact.manifest import MANIFEST
     from autodeploy.bench import Load, ablate
-    from autodeploy.builder import Job
+    from autodeploy.job import Job
 
     model, load_format = loading.model, loading.load_format
     if (Path(model) / MANIFEST).is_file():

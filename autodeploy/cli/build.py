@@ -38,6 +38,34 @@ Verify = Annotated[
         rich_help_panel=opt.BUILDING,
     ),
 ]
+MaxKl = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="NATS",
+        help="Fail if quantization moves the predictions further: KL divergence in nats a token.",
+        rich_help_panel=opt.BUILDING,
+    ),
+]
+MinAgreement = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="PART",
+        help="Fail if for less of the tokens the likeliest stays the same.",
+        rich_help_panel=opt.BUILDING,
+    ),
+]
+TextFile = Annotated[
+    str,
+    typer.Option(
+        "--text",
+        metavar="FILE",
+        help="What quantization is measured on: a .txt or .jsonl file, sample for ours, or none.",
+        rich_help_panel=opt.BUILDING,
+    ),
+]
 
 
 def build(
@@ -55,6 +83,9 @@ def build(
     load_format: opt.LoadFormat = "auto",
     fuel: Fuel = None,
     verify: Verify = False,
+    max_kl: MaxKl = None,
+    min_agreement: MinAgreement = None,
+    text: TextFile = "sample",
     out: Out = None,
     max_batch: opt.MaxBatch = None,
     max_tokens: opt.MaxTokens = None,
@@ -78,6 +109,7 @@ def build(
     target = out or Path(default_folder(model))
     with RichProgress(output.err()) as progress:
         chosen = {**options.keywords(), "load_format": load_format, "fuel": fuel, "verify": verify}
+        chosen |= {"max_kl": max_kl, "min_agreement": min_agreement, "text": text}
         built = _build(model, out=target, progress=progress, **chosen)
         answer = _answer(built.path, gpu, capture, prompt, progress) if prompt is not None else None
     _show(built, prompt, answer, as_json)

@@ -132,9 +132,10 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
 
 def check_scheme(quantize: str) -> None:
     """Raise RecipeError, with the nearest name, for a scheme that does not exist."""
-    from autodeploy.quantization import find_scheme  # it needs torch, which `--help` does without
+    from autodeploy.quantization.option import AUTO, quantize_values  # they need torch, which `--help` does without
 
-    find_scheme(quantize, "--quantize")
+    if quantize != AUTO:
+        quantize_values(quantize)
 
 
 def check_capture(capture: str | None) -> None:

@@ -12,11 +12,11 @@ from torch.fx import Graph
 
 from autodeploy.artifact import Artifact, load
 from autodeploy.artifact.manifest import MANIFEST
-from autodeploy.builder import Job
 from autodeploy.errors import InputError, ModelError, nearest
 from autodeploy.export import trace_model
 from autodeploy.graph.diff import GraphDiff
 from autodeploy.inspect.subject import Subject
+from autodeploy.job import Job
 from autodeploy.optimizer import Optimized, optimize
 from autodeploy.progress import NullProgress, Progress, stage
 

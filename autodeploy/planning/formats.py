@@ -9,6 +9,7 @@ from autodeploy.errors import UnsupportedError
 from autodeploy.hardware import FEATURES, Gpu
 from autodeploy.planning.estimate import Estimate
 from autodeploy.quantization import SCHEMES, Scheme
+from autodeploy.quantization.option import scheme_of_option
 
 OFFERED = ("fp8", "int8", "int4", "nvfp4")
 """The schemes that a plan compares with."""
@@ -20,7 +21,7 @@ ARITHMETIC = {"fp8": "float8_e4m3fn", "int8": "int8"}
 
 def why_not(gpu: Gpu, name: str) -> str | None:
     """Why a device cannot compute in the scheme called `name`, with what it can do; None when it can."""
-    feature = _needs(SCHEMES[name])
+    feature = _needs(scheme_of_option(name))
     if feature is None or gpu.is_cpu or feature in gpu.features:
         return None
     major, minor = gpu.compute_capability or (0, 0)

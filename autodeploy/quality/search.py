@@ -48,6 +48,10 @@ class Assignment:
         total = sum(bits_of(unit, name) for unit, name in self.schemes.items())
         return total / sum(unit.num_weights for unit in self.schemes)
 
+    def settings(self) -> dict[str, object]:
+        """The settings of a recipe that say it."""
+        return {"passes.mark_precision.rules": [rule.model_dump() for rule in self.rules()]}
+
     def rules(self) -> tuple[Rule, ...]:
         """The rules of a recipe that say it."""
         return tuple(Rule(match=name, scheme=scheme) for unit, scheme in self.schemes.items() for name in unit.names)

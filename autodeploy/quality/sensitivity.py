@@ -15,6 +15,7 @@ from autodeploy.optimizer import Optimized
 from autodeploy.program import Program
 from autodeploy.quality.compare import divergence, log_probs
 from autodeploy.quantization import Scheme, dequantize, round_weight
+from autodeploy.quantization.marks import scheme_of
 
 ops = torch.ops.autodeploy
 APART = {"passes.fuse_qkv": False, "passes.fuse_gate_up": False}
@@ -67,14 +68,19 @@ class Trials:
         self._told = [log_probs(reference, window) for window in windows]
         self.units = units_of(optimized.graph_module.graph)
 
-    def sensitivity(self, unit: Unit, name: str, scheme: Scheme) -> Sensitivity:
-        """Of one unit, under `scheme`, which is called `name`."""
-        rounded = {path: _rounded(self._tensors[path], scheme) for path in (f"{one}.weight" for one in unit.names)}
+    def loss(self, schemes: Mapping[str, Scheme]) -> float:
+        """How far rounding the weights of projections, by their paths, moves the predictions, in nats a token."""
+        weights = {f"{name}.weight": scheme for name, scheme in schemes.items()}
+        rounded = {path: _rounded(self._tensors[path], scheme) for path, scheme in weights.items()}
         program = self._program({**self._tensors, **rounded})
         kls = [
             divergence(told, log_probs(program, window)) for told, window in zip(self._told, self._windows, strict=True)
         ]
-        return Sensitivity(unit, name, sum(kls) / sum(len(told) for told in self._told))
+        return sum(kls) / sum(len(told) for told in self._told)
+
+    def sensitivity(self, unit: Unit, name: str, scheme: Scheme) -> Sensitivity:
+        """Of one unit, under `scheme`, which is called `name`."""
+        return Sensitivity(unit, name, self.loss(dict.fromkeys(unit.names, scheme)))
 
     def _program(self, tensors: Mapping[str, Tensor]) -> Program:
         graph, spec = self._optimized.graph_module, self._optimized.spec
@@ -95,14 +101,49 @@ def measure_sensitivities(
     return tuple(found)
 
 
+def measure_layers(
+    trials: Trials, schemes: Mapping[str, Scheme], observe: Callable[[float], None] = lambda _: None
+) -> dict[str, float]:
+    """The loss of each layer by itself, in nats a token, when its projections are rounded by their `schemes`.
+
+    Layers go by their paths, such as `model.layers.3`; what is in no layer goes by its own.
+    """
+    layers: dict[str, dict[str, Scheme]] = {}
+    for name, scheme in schemes.items():
+        if scheme.is_quantized:
+            layers.setdefault(_layer(name), {})[name] = scheme
+    losses = {}
+    for layer, rounded in layers.items():
+        losses[layer] = trials.loss(rounded)
+        observe(losses[layer])
+    return losses
+
+
 def units_of(graph: Graph) -> tuple[Unit, ...]:
     """The projections of a graph by what they read, without the head, in order."""
     groups: dict[object, list[Node]] = {}
-    calls = calls_of(graph, ops.linear.default, ops.linear_activation.default)
-    for call in calls[:-1]:  # the head is the last
-        if isinstance(call.args[1], Node) and call.args[1].op == "get_attr":
-            groups.setdefault(call.args[0], []).append(call.args[1])
+    for call, weight in _projections(graph)[:-1]:  # the head is the last
+        groups.setdefault(call.args[0], []).append(weight)
     return tuple(Unit(tuple(map(_path, group)), tuple(map(_shape, group))) for group in groups.values())
+
+
+def schemes_of(graph: Graph) -> dict[str, Scheme]:
+    """The scheme that each projection of a graph is marked with, by its path."""
+    return {_path(weight): scheme_of(weight) for _, weight in _projections(graph)}
+
+
+def _projections(graph: Graph) -> list[tuple[Node, Node]]:
+    """The calls that multiply by a weight, each with it."""
+    calls = calls_of(graph, ops.linear.default, ops.linear_activation.default)
+    found = [(call, call.args[1]) for call in calls]
+    return [(call, weight) for call, weight in found if isinstance(weight, Node) and weight.op == "get_attr"]
+
+
+def _layer(name: str) -> str:
+    """The path of a projection up to the number of its layer."""
+    parts = name.split(".")
+    number = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts))
+    return ".".join(parts[: number + 1])
 
 
 def _path(weight: Node) -> str:

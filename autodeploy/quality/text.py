@@ -13,6 +13,7 @@ from autodeploy.errors import InputError, nearest
 from autodeploy.runtime.tokenizer import Tokenizer
 
 SAMPLE = "sample"
+NOTHING = "none"
 FIELDS = ("text", "content", "prompt")
 """The keys of a line of JSON that hold its text, the first that is there."""
 
@@ -34,7 +35,7 @@ class Text:
 
         Tokens that fill no window are left out, unless they are all. Raises InputError for text of one token or none.
         """
-        token_ids = tokenizer.encode("\n\n".join(self.documents))
+        token_ids = tokenizer.encode("\n\n".join(self.documents), add_special_tokens=False)
         whole = range(0, len(token_ids) - length + 1, length)
         windows = [token_ids[start : start + length] for start in whole][:most]
         if not windows and len(token_ids) < 2:
@@ -48,11 +49,13 @@ class Text:
 
 
 def read_text(source: str | Path = SAMPLE) -> Text:
-    """The text of a file (`.txt`: paragraphs; `.jsonl`: a document a line), or of our own sample.
+    """The text of a file (`.txt`: paragraphs; `.jsonl`: a document a line), or of our own sample; none for "none".
 
     The sample is the beginning of "Shakespeare" in the Encyclopaedia Britannica of 1911, in the public domain.
     Raises InputError for a file that cannot be read, or a line without text.
     """
+    if str(source) == NOTHING:
+        return Text(NOTHING, ())
     if str(source) == SAMPLE:
         return Text(SAMPLE, _paragraphs(files("autodeploy.quality").joinpath("britannica.txt").read_text()))
     path = Path(source).expanduser()

@@ -45,6 +45,9 @@ def test_a_model_alone_is_built(run: Command, builder: FakeBuilder) -> None:
         "load_format": "auto",
         "fuel": 3,
         "verify": False,
+        "max_kl": None,
+        "min_agreement": None,
+        "text": "sample",
     }
     assert "fuse_qkv" in result.out
     assert "900 → 840" in result.out

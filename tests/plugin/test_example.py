@@ -49,7 +49,7 @@ def results(place: Path) -> list[dict[str, Any]]:
         "passes",
         "recipes",
         f"{BUILD} packed",
-        f"{BUILD} plain --set passes.pack_gates=off",
+        f"{BUILD} plain --set passes.pack_gates=off --set passes.fuse_gated_linear=off",
         "inspect packed",
         "inspect plain",
         f"{BUILD} unused --recipe packed --dry-run",

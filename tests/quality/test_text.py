@@ -12,7 +12,7 @@ from autodeploy.quality import Text, read_text
 class Words:
     """A tokenizer that gives each character its code."""
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [ord(letter) for letter in text]
 
     def decode(self, token_ids: list[int]) -> str:

@@ -12,7 +12,7 @@ import autodeploy
 
 ROOT = Path(__file__).parents[2]
 MAPPED = ("passes", "patterns", "recipes")
-DATA = (".yaml", ".cpp", ".h", ".typed", ".tmpl", ".css", ".js", ".html")
+DATA = (".yaml", ".cpp", ".h", ".typed", ".tmpl", ".css", ".js", ".html", "britannica.txt")
 
 
 def shipped() -> set[str]:
@@ -43,7 +43,7 @@ def test_the_wheel_holds_what_the_tree_has(tmp_path: Path) -> None:
 
 
 def test_the_public_names() -> None:
-    assert autodeploy.__all__ == ["LLM", "SamplingParams", "__version__", "build", "optimize", "trace"]
+    assert autodeploy.__all__ == ["LLM", "SamplingParams", "__version__", "build", "optimize", "quantize", "trace"]
     assert autodeploy.__version__ == version("fx-autodeploy")
     for name in autodeploy.__all__:
         assert getattr(autodeploy, name) is not None

@@ -1,0 +1,159 @@
+"""What a build is going to do: the model, the device and the recipe, before anything is traced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from autodeploy.artifact.manifest import MANIFEST, versions
+from autodeploy.discovery import discover, kernel_table
+from autodeploy.errors import ModelError, UnsupportedError
+from autodeploy.export import Traced, load_config, trace_model
+from autodeploy.hardware import GpuChoice, choose_gpu
+from autodeploy.hub import ModelFiles, resolve
+from autodeploy.optimizer import Recipe, choose_dtype, resolve_settings, target_device
+from autodeploy.plan import Decision, Plan, recipe_decisions
+from autodeploy.planning import (
+    Estimate,
+    Outlook,
+    estimate_model,
+    look_ahead,
+    look_at_weights,
+    plan_settings,
+    refuse_scheme,
+)
+from autodeploy.progress import Progress, stage
+from autodeploy.quantization import SCHEMES
+from autodeploy.quantization.option import AUTO
+from autodeploy.weights.source import RandomSource, SafetensorsSource, TensorSource
+
+
+class Job:
+    """What a build is going to do: everything that is decided before the model is traced."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        gpu: str,
+        dtype: str,
+        recipe: str,
+        workload: str,
+        values: Mapping[str, Any],
+        weights: bool,
+        quantize: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.choice: GpuChoice = choose_gpu(gpu)
+        self.device = target_device(self.choice)
+        refuse_scheme(self.choice.gpu, None if quantize == AUTO else quantize)
+        self.files: ModelFiles = resolve(model, weights=weights, progress=progress)
+        if (self.files.folder / MANIFEST).is_file():
+            raise ModelError(f"{model} is an artifact, built already: autodeploy serve {model}")
+        self.config: PretrainedConfig = load_config(self.files.folder)
+        self.dtype, self.dtype_reason = choose_dtype(dtype, self.choice, self.config)
+        self._quantize = quantize
+        self.searches = quantize == AUTO
+        """Whether an assignment of schemes is still to be found, for `adopt`."""
+        self._values = dict(values)
+        self._options: dict[str, Any] = {"recipe": recipe, "workload": workload}
+        self._options["quantize"] = None if self.searches else quantize
+        self.recipe: Recipe = self.resolve({})
+        if not self.choice.gpu.is_cpu and isinstance(self.estimate, Estimate):
+            self._options["planned"] = plan_settings(self.estimate, self.recipe.aims, workload)
+            self.recipe = self.resolve({})
+
+    def resolve(self, values: Mapping[str, Any]) -> Recipe:
+        """The job's recipe with `values` laid over it."""
+        return resolve_settings(self.config, self.choice, **self._options, values={**self._values, **values})
+
+    def adopt(self, values: Mapping[str, Any]) -> None:
+        """Lay `values` over the job's recipe for good."""
+        self.recipe = self.resolve(values)
+
+    @cached_property
+    def estimate(self) -> Estimate | UnsupportedError:
+        """What steps of the model cost, or why it cannot be traced."""
+        try:
+            return estimate_model(self.config, self.choice.gpu, self.dtype, self.recipe)
+        except UnsupportedError as error:
+            return error
+
+    def outlook(self) -> Outlook:
+        """What fits and how fast it will be; UnsupportedError for a model that transformers cannot make."""
+        if isinstance(self.estimate, Estimate):
+            return look_ahead(self.estimate, self.recipe.runtime, self.recipe.aims.context)
+        return look_at_weights(self.config, self.choice.gpu, self.dtype, str(self.estimate))
+
+    def plan(self) -> Plan:
+        """The decisions, each with its reason."""
+        revision = f" at {self.files.revision}" if self.files.revision else ""
+        decisions = (
+            Decision(
+                "model", f"{self.config.model_type}{revision}", f"{self.files.reference} is a {self.files.origin}"
+            ),
+            Decision("device", self.choice.gpu.name, self.choice.reason),
+            Decision("dtype", str(self.dtype).removeprefix("torch."), self.dtype_reason),
+            *_quantization(self._quantize),
+            *recipe_decisions(self.recipe),
+        )
+        notes = (*self.recipe.notes, *self._notes())
+        return Plan(self.files.reference, decisions, notes, self.recipe.choices)
+
+    @property
+    def origin(self) -> dict[str, str | None]:
+        """What the artifact says of the model it was made from: of a Hub model, the commit."""
+        return {"reference": self.files.reference, "origin": self.files.origin, "revision": self.files.revision}
+
+    def _notes(self) -> list[str]:
+        if self.choice.gpu.is_cpu or torch.cuda.is_available():
+            return []
+        return [f"this machine has no CUDA device: the artifact is built for {self.choice.gpu.name} and tuned there"]
+
+    def fingerprint(self, load_format: str, fuel: int | None, quality: object = None) -> str:
+        """A name for the result: two builds with the same one write the same artifact."""
+        parts = {
+            "model": _identity(self.files),
+            "dtype": str(self.dtype),
+            "gpu": self.choice.gpu.name,
+            "recipe": self.recipe.fingerprint,
+            "load_format": load_format,
+            "fuel": fuel,
+            "quality": [self._quantize, quality],
+            "versions": versions(),
+            "plugins": [str(one) for one in discover().providers()],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _quantization(quantize: str | None) -> tuple[Decision, ...]:
+    """What `--quantize` asked for, in words; nothing where it did not."""
+    if quantize is None:
+        return ()
+    found = "the fewest bytes that keep to the limits" if quantize == AUTO else str(SCHEMES[quantize])
+    return (Decision("quantize", quantize, found),)
+
+
+def trace_job(job: Job, load_format: str, progress: Progress) -> tuple[Traced, TensorSource]:
+    """The traced model, and where its weights will be read from."""
+    with stage(progress, "export"):
+        traced = trace_model(job.config, job.dtype)
+    for sentence in kernel_table(job.device).notes:
+        progress.note(sentence)
+    if load_format == "random":
+        return traced, RandomSource.of(traced.model)
+    return traced, SafetensorsSource(job.files.folder)
+
+
+def _identity(files: ModelFiles) -> list[Any]:
+    """What changes when the model's files do: a commit, or the name, size and time of each file."""
+    if files.revision is not None:
+        return [files.reference, files.revision]
+    found = sorted(file for file in files.folder.iterdir() if file.is_file())
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in found]
