@@ -74,8 +74,7 @@ class Assessment:
         """The assignment of the fewest bytes within `limits`; InputError when there is none."""
         trials, _ = self._trials(UNQUANTIZED)
         schemes = {name: SCHEMES[name] for name in CANDIDATES}
-        total = sum(unit.allows(scheme) for unit in trials.units for scheme in schemes.values())
-        with stage(self._progress, "sensitivity", total):
+        with stage(self._progress, "sensitivity", len(trials.units)):
             found = measure_sensitivities(trials, schemes, lambda _: self._progress.advance("sensitivity"))
         return search(found, limits, self._measure, self._tell)
 

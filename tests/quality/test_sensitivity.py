@@ -5,7 +5,7 @@ import torch
 
 import autodeploy as ad
 from autodeploy.optimizer import Optimized
-from autodeploy.quality.sensitivity import APART, Sensitivity, Trials, measure_sensitivities
+from autodeploy.quality.sensitivity import APART, Trials, Unit, measure_layers, measure_sensitivities
 from autodeploy.quantization import SCHEMES
 from autodeploy.testing import tiny_model
 from autodeploy.weights.source import SafetensorsSource
@@ -41,12 +41,20 @@ def test_units_are_what_reads_one_input(trials: Trials) -> None:
 
 
 def test_fewer_bits_lose_more(trials: Trials) -> None:
-    told: list[Sensitivity] = []
-    found = measure_sensitivities(trials, {"int8": SCHEMES["int8"], "int4_g32": SCHEMES["int4_g32"]}, told.append)
-    assert list(found) == told
+    told: list[Unit] = []
+    found = measure_sensitivities(trials, {"int4_g32": SCHEMES["int4_g32"], "int8": SCHEMES["int8"]}, told.append)
+    assert tuple(told) == trials.units
     assert len(found) == 2 * len(trials.units) - 2  # groups of 32 do not divide the 80 inputs of down_proj
     eight, four = (sum(one.kl for one in found if one.scheme == name) for name in ("int8", "int4_g32"))
     assert 0 < eight < four / 20
+
+
+def test_what_is_told_of_a_scheme_is_near_what_it_loses(trials: Trials) -> None:
+    schemes = {name: SCHEMES[name] for name in ("int4_g32", "int8")}
+    found = [one for one in measure_sensitivities(trials, schemes) if one.unit == trials.units[0]]
+    coarse, fine = (trials.loss(dict.fromkeys(trials.units[0].names, scheme)) for scheme in schemes.values())
+    assert found[0].kl == pytest.approx(coarse)
+    assert fine / 3 < found[1].kl < fine * 3
 
 
 def test_a_scheme_that_does_not_fit_is_left_out(trials: Trials) -> None:
@@ -54,6 +62,17 @@ def test_a_scheme_that_does_not_fit_is_left_out(trials: Trials) -> None:
 
 
 def test_only_weights_are_rounded(trials: Trials) -> None:
-    unit = trials.units[0]
-    weights, inputs_too = (trials.sensitivity(unit, name, SCHEMES[name]) for name in ("int8", "int8_dynamic"))
-    assert weights.kl == inputs_too.kl
+    names = trials.units[0].names
+    weights, inputs_too = (trials.loss(dict.fromkeys(names, SCHEMES[name])) for name in ("int8", "int8_dynamic"))
+    assert weights == inputs_too
+
+
+def test_layers_are_measured_by_themselves(trials: Trials) -> None:
+    schemes = {name: SCHEMES["int8"] for unit in trials.units for name in unit.names}
+    told: list[float] = []
+    found = measure_layers(trials, schemes, told.append)
+    assert list(found) == ["model.layers.0", "model.layers.1"]
+    assert list(found.values()) == told
+    first = {name: scheme for name, scheme in schemes.items() if ".layers.0." in name}
+    assert found["model.layers.0"] == trials.loss(first) > 0
+    assert measure_layers(trials, dict.fromkeys(schemes, SCHEMES["none"])) == {}
