@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from autodeploy.plan import Plan
+if TYPE_CHECKING:  # a worker is in a hurry, and plans nothing
+    from autodeploy.plan import Plan
 
 
 class Progress(Protocol):
