@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,11 @@ class Words:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return [ord(letter) for letter in text]
 
-    def decode(self, token_ids: list[int]) -> str:
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = False) -> str:
         return "".join(map(chr, token_ids))
+
+    def apply_chat_template(self, conversation: list[Any], *, tokenize: bool, **options: Any) -> Any:
+        raise NotImplementedError
 
 
 def test_our_sample_is_prose() -> None:
