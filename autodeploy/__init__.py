@@ -10,16 +10,18 @@ if TYPE_CHECKING:
     from autodeploy.builder import build
     from autodeploy.llm import LLM
     from autodeploy.optimizer import optimize, trace
+    from autodeploy.quantizer import quantize
     from autodeploy.runtime.sampling_params import SamplingParams
 
 __version__ = version("fx-autodeploy")
-__all__ = ["LLM", "SamplingParams", "__version__", "build", "optimize", "trace"]
+__all__ = ["LLM", "SamplingParams", "__version__", "build", "optimize", "quantize", "trace"]
 
 _HOMES = {
     "LLM": "autodeploy.llm",
     "SamplingParams": "autodeploy.runtime.sampling_params",
     "build": "autodeploy.builder",
     "optimize": "autodeploy.optimizer",
+    "quantize": "autodeploy.quantizer",
     "trace": "autodeploy.optimizer",
 }
 

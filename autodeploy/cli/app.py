@@ -15,6 +15,7 @@ from autodeploy.cli.inspect import inspect
 from autodeploy.cli.lists import gpus, passes, patterns, recipes
 from autodeploy.cli.plugin import plugin
 from autodeploy.cli.push import push
+from autodeploy.cli.quantize import quantize
 from autodeploy.cli.run import generate, serve
 
 HELP = """Compile a Hugging Face model into the fastest program that can serve it, and show every step.
@@ -54,6 +55,7 @@ for command, panel in (
     (generate, MAKE),
     (serve, MAKE),
     (bench, MAKE),
+    (quantize, MAKE),
     (push, MAKE),
     (explain, SHOW),
     (inspect, SHOW),

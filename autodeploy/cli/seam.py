@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,6 +38,21 @@ class Built(Protocol):
         """What `--verify` found."""
 
 
+class Written(Protocol):
+    """What the command line shows of a checkpoint."""
+
+    @property
+    def schemes(self) -> Mapping[str, int]:
+        """How many projections got each scheme."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of its weights."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as plain data."""
+
+
 class Answering(Protocol):
     """What the command line needs of `autodeploy.LLM`."""
 
@@ -50,6 +66,12 @@ def build(model: str, *, progress: Progress, **options: Any) -> Built:
     """Build an artifact."""
     built: Built = import_module("autodeploy.builder").build(model, progress=progress, **options)
     return built
+
+
+def quantize(model: str, *, progress: Progress, **options: Any) -> Written:
+    """Write a quantized checkpoint."""
+    written: Written = import_module("autodeploy.quantizer").quantize(model, progress=progress, **options)
+    return written
 
 
 def plan(model: str, *, progress: Progress, **options: Any) -> Plan:
