@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from transformers import PretrainedConfig, PreTrainedModel
 
+from autodeploy.calibration.result import Calibration
 from autodeploy.discovery import discover, kernel_table
 from autodeploy.errors import InputError, UnsupportedError, nearest
 from autodeploy.export import Traced, load_config, trace_model, trace_module
@@ -226,10 +227,11 @@ def compile_graph(
     device: torch.device,
     *,
     fuel: int | None = None,
+    calibration: Calibration | None = None,
     observe: Callable[[PassReport], None] = lambda _: None,
 ) -> Compiled:
     """Run the passes of `recipe` on a copy of the traced graph. The result does not hold on to `traced`."""
-    graph_module, context = prepare(traced, source, device, kernel_table(device), fuel)
+    graph_module, context = prepare(traced, source, device, kernel_table(device), fuel, calibration)
     context.leaves_nothing = recipe.leaves_nothing
     history = tuple(run_passes(graph_module, fitting_passes(traced, recipe), context, observe))
     spec = program_spec(traced, graph_module)

@@ -8,6 +8,7 @@ import torch
 from torch.fx import GraphModule
 from transformers import PreTrainedModel
 
+from autodeploy.calibration.result import Calibration
 from autodeploy.export import Traced
 from autodeploy.graph.copy import copy_graph
 from autodeploy.kernels import KernelTable
@@ -19,9 +20,14 @@ from autodeploy.weights.source import TensorSource
 
 
 def prepare(
-    traced: Traced, source: TensorSource, device: torch.device, kernels: KernelTable, fuel: int | None = None
+    traced: Traced,
+    source: TensorSource,
+    device: torch.device,
+    kernels: KernelTable,
+    fuel: int | None = None,
+    calibration: Calibration | None = None,
 ) -> tuple[GraphModule, Context]:
-    """A copy of the traced graph, and a context with the plan of its weights."""
+    """A copy of the traced graph, and a context with the plan of its weights, as a calibration changes them."""
     graph_module = copy_graph(traced.graph_module)
     weights = plan_weights(traced.model, source) if isinstance(traced.model, PreTrainedModel) else WeightPlan()
     for name, tensor in traced.constants.items():
@@ -29,6 +35,9 @@ def prepare(
             weights.add_constant(name, tensor)
     weights.prune(graph_module)
     scales = cache_scales(source)
+    if calibration is not None:
+        calibration.lay_over(weights)
+        scales |= calibration.scales()
     return graph_module, Context(traced.config, weights, device, fuel, cache_scales=scales, kernels=kernels)
 
 
