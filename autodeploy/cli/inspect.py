@@ -70,19 +70,21 @@ def inspect(
 
 
 def _show(console: Console, found: Inspected, diff: GraphDiff | None, layer: int | None, op: str | None) -> None:
-    from autodeploy.inspect import terminal
+    from autodeploy.inspect.changes import show_diff
+    from autodeploy.inspect.layer import show_layer
+    from autodeploy.inspect.terminal import show_operation, show_summary, show_tree
 
     view = found.subject.view
     if diff is not None:
-        console.print(terminal.show_diff(diff))
+        console.print(show_diff(diff))
     elif layer is not None:
-        console.print(terminal.show_layer(view, layer, console.width))
+        console.print(show_layer(found.subject, layer, console.width))
     elif op is not None:
-        console.print(terminal.show_operation(view, op))
+        console.print(show_operation(view, op))
     else:
-        console.print(terminal.show_tree(view))
+        console.print(show_tree(view))
         console.print()
-        console.print(terminal.show_summary(view, console.width))
+        console.print(show_summary(view, console.width))
         console.print()
         console.print(output.history_table(found.subject.history))
 

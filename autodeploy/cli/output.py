@@ -75,13 +75,14 @@ def history_table(history: Iterable[dict[str, Any]]) -> Table:
     rows = [
         (
             report["name"],
+            index,
             report["matches"],
             f"{report['nodes_before']} → {report['nodes_after']}",
             f"{report['seconds']:.2f}",
         )
-        for report in history
+        for index, report in enumerate(history)
     ]
-    return table("Passes", ("pass", "matches", "nodes", "seconds"), rows)
+    return table("Passes", ("pass", "#", "matches", "nodes", "seconds"), rows)
 
 
 def _cell(value: object) -> str:

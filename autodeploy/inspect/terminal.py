@@ -1,8 +1,8 @@
-"""What a terminal shows: the tree of modules and layers, sums by operator, one layer's calls, one operator's facts."""
+"""What a terminal shows of a graph: the tree of modules and layers, sums by operator, one operator's facts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -13,24 +13,14 @@ from rich.text import Text
 from rich.tree import Tree
 
 from autodeploy.errors import InputError, nearest
-from autodeploy.graph.diff import GraphDiff
 from autodeploy.inspect.figures import bytes_text, flops_text, seconds_text, share_text
 from autodeploy.inspect.kinds import Kind
 from autodeploy.inspect.model import INPUTS, GraphView, Group, Operation
 from autodeploy.inspect.notes import cost_of, operation_note, summary
+from autodeploy.inspect.tables import KIND_STYLES, add_numbers, plain_table
 
-_KIND_STYLES = {
-    Kind.MATMUL: "blue",
-    Kind.ATTENTION: "yellow",
-    Kind.NORM: "green",
-    Kind.ACTIVATION: "magenta",
-    Kind.EXPERTS: "bright_magenta",
-    Kind.LOOKUP: "cyan",
-    Kind.COLLECTIVE: "red",
-}
-_DIFF_STYLES = {"+": "green", "-": "red"}
 _CLOSE = 0.7  # nodes are too many to list, and so are named only when one is meant
-_WIDE = 110  # columns from which on a table has everything
+_WIDE = 110  # columns from which on the summary has everything
 
 
 @dataclass(frozen=True)
@@ -58,47 +48,18 @@ def show_summary(view: GraphView, width: int) -> Table:
     sums = _sums(view.operations())
     timed, costed = any(one.seconds for one in sums), any(one.num_bytes for one in sums)
     whole = sum(one.seconds for one in sums)
-    table = _table("Operators")
+    table = plain_table("Operators")
     table.add_column("operator", no_wrap=True)
-    _numbers(table, "calls", "weights")
-    _numbers(table, *(("moves", "computes") if costed and width >= _WIDE else ()))
-    _numbers(table, *(("predicted", "share") if timed else ()))
+    add_numbers(table, "calls", "weights")
+    add_numbers(table, *(("moves", "computes") if costed and width >= _WIDE else ()))
+    add_numbers(table, *(("predicted", "share") if timed else ()))
     for one in sorted(sums, key=lambda one: (-one.seconds, -one.num_bytes, -one.calls)):
         cells = [str(one.calls), _unless_zero(one.weight_bytes, bytes_text)]
         if costed and width >= _WIDE:
             cells += [_unless_zero(one.num_bytes, bytes_text), _unless_zero(one.num_flops, flops_text)]
         if timed:
             cells += [_unless_zero(one.seconds, seconds_text), share_text(one.seconds, whole) if one.seconds else ""]
-        table.add_row(Text(one.operator, _KIND_STYLES.get(one.kind, "")), *cells)
-    return table
-
-
-def show_layer(view: GraphView, number: int, width: int) -> Table:
-    """The calls of one layer in order: what each reads and gives. InputError for a layer that is not there."""
-    layers = [group for group in view.root.groups() if group.layers]
-    known = [name for group in layers for name in group.layers]
-    found = [group for group in layers if str(number) in group.layers]
-    if not found:
-        raise InputError(f"--layer {number}: {_range(known)}")
-    group = found[-1]  # the innermost
-    at = group.layers.index(str(number))
-    table = _table(f"Layer {number}" + (f", one of {len(group.layers)} alike" if group.repeats > 1 else ""))
-    for name in ("call", "operator", "module")[: 3 if width >= _WIDE else 2]:
-        table.add_column(name, overflow="fold")
-    table.add_column("reads", overflow="fold", style="dim")
-    table.add_column("gives", overflow="fold")
-    _numbers(table, *(("predicted",) if any(one.cost and one.cost.seconds for one in group.operations()) else ()))
-    names = {one.id: one.names[min(at, one.repeats - 1)] for one in view.operations()}
-    reads: dict[str, list[str]] = {}
-    for flow in view.flows:
-        if not flow.carried:
-            reads.setdefault(flow.target, []).append(names[flow.source])
-    for one in group.operations():
-        cells: list[str | Text] = [names[one.id], Text(one.operator, _KIND_STYLES.get(one.kind, ""))]
-        cells += [one.label] if width >= _WIDE else []
-        cells += [", ".join(dict.fromkeys(reads.get(one.id, ()))), ", ".join(one.results)]
-        cells += [seconds_text(one.cost.seconds)] if one.cost and one.cost.seconds else []
-        table.add_row(*cells)
+        table.add_row(Text(one.operator, KIND_STYLES.get(one.kind, "")), *cells)
     return table
 
 
@@ -109,7 +70,7 @@ def show_operation(view: GraphView, name: str) -> RenderableType:
     if exact:
         return _facts(exact[0], name)
     if called:
-        table = _table(f"{name} is called {sum(one.repeats for one in called)} times")
+        table = plain_table(f"{name} is called {sum(one.repeats for one in called)} times")
         for heading in ("first node", "times", "module", "gives"):
             table.add_column(heading, overflow="fold")
         for one in called:
@@ -119,18 +80,6 @@ def show_operation(view: GraphView, name: str) -> RenderableType:
     nodes = {found for one in view.operations() for found in one.names}
     known = operators | nodes if get_close_matches(name, nodes, cutoff=_CLOSE) else operators
     raise InputError(f"--op {name}: no node or operator of the graph has that name; {nearest(name, known)}")
-
-
-def show_diff(diff: GraphDiff) -> Text:
-    """What a pass changed; of regions that differ in their layer alone the first, and how many there are."""
-    if not diff.lines:
-        return Text(f"{diff.name}: nothing changed")
-    result = Text(f"{diff.name}: {len(diff.removed)} lines became {len(diff.added)}", "bold")
-    for times, lines in diff.regions:
-        result.append(f"\n{times} times" if times > 1 else "\nonce", "dim")
-        for line in lines:
-            result.append(f"\n{line}", _DIFF_STYLES.get(line[:1], ""))
-    return result
 
 
 def _grow(tree: Tree, group: Group) -> None:
@@ -154,7 +103,7 @@ def _told(group: Group) -> str:
 
 
 def _leaf(one: Operation) -> Text:
-    line = Text(one.operator, _KIND_STYLES.get(one.kind, ""))
+    line = Text(one.operator, KIND_STYLES.get(one.kind, ""))
     if one.label:
         line.append(f" {one.label}")
     if one.results:
@@ -192,19 +141,3 @@ def _sums(operations: Iterable[Operation]) -> list[_Sum]:
 
 def _unless_zero(number: float, text: Callable[[float], str]) -> str:
     return text(number) if number else ""
-
-
-def _range(known: Sequence[str]) -> str:
-    if not known:
-        return "the graph has no layers"
-    numbers = sorted(map(int, known))
-    return f"there is no such layer; they are {numbers[0]} to {numbers[-1]}"
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
-
-
-def _numbers(table: Table, *headings: str) -> None:
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
