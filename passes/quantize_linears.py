@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 from typing_extensions import override
 
@@ -16,10 +18,13 @@ from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.quantization import Scheme
 from autodeploy.quantization.marks import scheme_of
 from autodeploy.rewrite.apply import erase_unused
-from autodeploy.weights import Dequantized, Expression, Quantized, stored
+from autodeploy.weights import Cast, Dequantized, Expression, Quantized, stored
 
+aten = torch.ops.aten
 ops = torch.ops.autodeploy
 PARTS = ("values", "scale", "zero", "global_scale")
+_WIDE = ("int8", "int4", "fp8")
+"""The formats with floating scales: in the inputs' dtype or in float32, which holds those of any other."""
 
 
 class QuantizeLinears(Pass):
@@ -79,13 +84,38 @@ def _round(gm: GraphModule, ctx: Context, call: Node, scheme: Scheme) -> None:
                 static = insert_weight(gm, f"{name}_input", value(weight).new_empty((), dtype=torch.float32))
             x = call.args[0]
             assert isinstance(x, Node)
-            call.replace_input_with(x, rounded(x, scheme.weights, scheme.activation_group, static))
+            ctx.weights[name], given = replace(found, factor=None, order=None), _Inputs(gm, ctx, name, found)
+            call.replace_input_with(x, rounded(given.prepare(x), scheme.weights, scheme.activation_group, static))
 
 
 def _stored_as(whole: Expression, scheme: Scheme) -> Dequantized:
     parts = Quantized.parts(whole, scheme)
     values, scale = parts["values"], parts["scale"]
     return Dequantized(values, scale, parts.get("zero"), parts.get("global_scale"), scheme.weights, whole.dtype)
+
+
+class _Inputs:
+    """What is done to the inputs of a stored weight before they are quantized: see `Dequantized`."""
+
+    def __init__(self, gm: GraphModule, ctx: Context, name: str, found: Dequantized | None) -> None:
+        self._gm, self._ctx, self._name = gm, ctx, name
+        self._factor = None if found is None else found.factor
+        self._order = None if found is None else found.order
+
+    def prepare(self, x: Node) -> Node:
+        """`x [..., K]` times the factor, and in the order of the stored columns, at the graph's insertion point."""
+        graph, like = x.graph, value(x)
+        if self._factor is not None:
+            factor = self._insert("factor", Cast(self._factor, like.dtype), like)
+            x = insert_call(graph, aten.mul.Tensor, (x, factor))
+        if self._order is not None:
+            x = insert_call(graph, aten.index_select.default, (x, -1, self._insert("order", self._order, like)))
+        return x
+
+    def _insert(self, part: str, expression: Expression, like: Tensor) -> Node:
+        name = f"{self._name}_{part}"
+        self._ctx.weights[name] = expression
+        return insert_weight(self._gm, name, like.new_empty(expression.shape, dtype=expression.dtype))
 
 
 class _Weight:
@@ -97,6 +127,7 @@ class _Weight:
         self._like = value(weight)
         whole = ctx.weights[self._name]
         self._stored = stored(whole)
+        self._inputs = _Inputs(gm, ctx, self._name, self._stored)
         parts = Quantized.parts(whole, scheme) if self._stored is None else _parts(self._stored)
         self._parts = {part: self._insert(part, one) for part, one in parts.items()}
 
@@ -108,7 +139,7 @@ class _Weight:
     def project(self, call: Node, quantized: dict[tuple[object, ...], Node]) -> Node:
         """The projection of the call's input; `quantized` holds the inputs that others have quantized."""
         graph, named = call.graph, arguments(call)
-        x, bias = named["x"], named["bias"]
+        x, bias = self._inputs.prepare(named["x"]), named["bias"]
         if self._scheme.activations == "none":
             weight = [self._parts.get(part) for part in PARTS]
             return insert_call(graph, ops.packed_linear.default, (x, *weight, bias, self._scheme.weights))
@@ -128,4 +159,8 @@ class _Weight:
 
 
 def _parts(found: Dequantized) -> dict[str, Expression]:
-    return {part: one for part, one in zip(PARTS, found.parts, strict=True) if one is not None}
+    """The parts of a stored weight, its scales in a dtype that kernels read."""
+    parts = {part: one for part, one in zip(PARTS, found.parts, strict=True) if one is not None}
+    if found.format in _WIDE and found.scale.dtype not in (found.to, torch.float32):
+        parts["scale"] = Cast(found.scale, torch.float32)
+    return parts

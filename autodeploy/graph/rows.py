@@ -34,6 +34,12 @@ _CONTRACTIONS = (
     torch.ops.autodeploy.linear_activation.default,
     aten._grouped_mm.default,
 )
+_QUANTIZERS = (
+    torch.ops.autodeploy.quantize.default,
+    torch.ops.autodeploy.rms_norm_quantize.default,
+    torch.ops.autodeploy.add_rms_norm_quantize.default,
+    torch.ops.autodeploy.gated_activation_quantize.default,
+)
 _RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 _MIXERS = ("conv", "group_norm", "instance_norm", "scaled_dot_product_attention", "fft", "arange", "pool")
 
@@ -85,6 +91,8 @@ def _mixes_tokens(node: Node) -> str | None:
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         return "is control flow"
     inputs, outputs = list(_tensors(node.all_input_nodes)), list(_tensors([node]))
+    if is_call(node, *_QUANTIZERS) and arguments(node)["scale"] is not None:
+        outputs.pop()  # the scale that it was given
     sizes = [size for tensor in outputs for size in tensor.shape]
     if not isinstance(node.target, torch._ops.OpOverload) or not (_token_dims(*inputs) or _token_dims(*outputs)):
         return None

@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 
 from autodeploy import ops
 from autodeploy.graph.copy import copy_graph
-from autodeploy.graph.nodes import Target, arguments, calls_of, insert_call, value
+from autodeploy.graph.nodes import Target, arguments, calls_of, insert_call, is_call, value
 from autodeploy.ops import CanonicalOp
 
 aten = torch.ops.aten
@@ -60,6 +60,9 @@ def _keep(call: Node) -> None:
             results = [total, normed]
         results.append(_ones(results[-1], group=given[-2], is_static=given[-1] is not None))
     for part in list(call.users):
+        for reader in list(part.users):
+            if is_call(reader, *_READERS) and reader.args[1] is given[-1]:
+                reader.update_arg(1, results[-1])  # passes give readers a static scale without a detour
         part.replace_all_uses_with(results[part.args[1]])  # type: ignore[index]
         graph.erase_node(part)
     graph.erase_node(call)

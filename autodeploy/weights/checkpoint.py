@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from autodeploy.checkpoints import form_of, known, unpack
 from autodeploy.errors import CheckpointError, UnsupportedError
 from autodeploy.weights.conversion import ConversionRules, Job
 from autodeploy.weights.expression import Cast, Constant, Expression, Stored, whole
 from autodeploy.weights.plan import WeightPlan
 from autodeploy.weights.source import TensorSource, closest
 
-IGNORED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"masked_bias$", r"\.[kv]_scale$")
+IGNORED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"masked_bias$", r"\.[qkv]_scale$")
 """Buffers that older checkpoints store and today's models compute, and what `cache_scales` takes."""
 
 _CACHE_SCALE = re.compile(r"(?P<attention>.+?)(\.[kv]_proj)?\.(?P<kind>[kv]_scale)$")
@@ -24,14 +25,15 @@ _CACHE_SCALE = re.compile(r"(?P<attention>.+?)(\.[kv]_proj)?\.(?P<kind>[kv]_scal
 def plan_weights(model: PreTrainedModel, source: TensorSource) -> WeightPlan:
     """Say where every parameter and buffer of `model` (on the meta device) comes from, in the model's dtypes.
 
-    Raises CheckpointError for a parameter that `source` lacks or holds in another shape, and UnsupportedError for a
-    quantized checkpoint or a conversion we do not know.
+    Weights that the checkpoint holds quantized are `Dequantized`. Raises CheckpointError for a parameter that `source`
+    lacks or holds in another shape, and UnsupportedError for a form of quantization or a conversion we do not know.
     """
+    held = unpack(source, form_of(model.config))
     state: dict[str, Tensor] = model.state_dict()
     rules = ConversionRules.of(model)
     jobs: dict[str, Job] = {}
     unexpected = []
-    for key in sorted(source.keys(), key=natural_order):
+    for key in sorted(held, key=natural_order):
         name, pattern = rules.rename(key, state)
         if name in state:
             jobs.setdefault(name, Job(name)).add(pattern, key)
@@ -39,7 +41,7 @@ def plan_weights(model: PreTrainedModel, source: TensorSource) -> WeightPlan:
             unexpected.append(key)
     entries: dict[str, Expression] = {}
     for job in jobs.values():
-        entries.update(rules.convert(job, source, state))
+        entries.update(rules.convert(job, held, state))
     entries = {name: _fit(name, entry, state[name]) for name, entry in entries.items() if name in state}
     _tie(model, entries, state, source)
     entries.update(_constants(model, entries))
@@ -74,8 +76,8 @@ def _fit(name: str, entry: Expression, parameter: Tensor) -> Expression:
         return entry
     if parameter.dtype.is_floating_point and (not entry.dtype.is_floating_point or entry.dtype.itemsize == 1):
         raise UnsupportedError(
-            f"{name} is quantized in the checkpoint ({_text(entry.dtype)}); give the unquantized model, "
-            f"whose weights are {_text(parameter.dtype)}"
+            f"{name} is quantized in the checkpoint ({_text(entry.dtype)}), and its config.json does not say how; "
+            f"its quantization_config would be one of {', '.join(known())}"
         )
     return Cast(entry, parameter.dtype)
 

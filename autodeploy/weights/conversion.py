@@ -12,9 +12,8 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from autodeploy.errors import CheckpointError, UnsupportedError
-from autodeploy.weights.expression import Expression, Stored
+from autodeploy.weights.expression import Expression
 from autodeploy.weights.layout import Concat, Permute, Reshape, Slice, Stack, chunk, transpose
-from autodeploy.weights.source import TensorSource
 
 Values = dict[str, list[Expression]]
 """What a converter holds between its operations: expressions by the pattern they came from or go to."""
@@ -72,11 +71,11 @@ class ConversionRules:
             name, pattern = rename_source_key(key, [], [], self.base_prefix, state)
         return name, pattern
 
-    def convert(self, job: Job, source: TensorSource, state: Mapping[str, Tensor]) -> dict[str, Expression]:
-        """The parameters that the job's keys give, in the checkpoint's dtype."""
+    def convert(self, job: Job, held: Mapping[str, Expression], state: Mapping[str, Tensor]) -> dict[str, Expression]:
+        """The parameters that the job's keys give, in the dtype of what the checkpoint holds under them."""
         if None in job.keys:
-            return {job.name: Stored.of(job.keys[None][-1], source)}
-        values: Values = {str(pattern): [Stored.of(key, source) for key in keys] for pattern, keys in job.keys.items()}
+            return {job.name: held[job.keys[None][-1]]}
+        values: Values = {str(pattern): [held[key] for key in keys] for pattern, keys in job.keys.items()}
         converter = self.converters[next(iter(values))]
         target = Target(job.name, converter.target_patterns, converter.source_patterns, self.config, state)
         for operation in converter.operations:

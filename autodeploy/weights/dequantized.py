@@ -22,6 +22,11 @@ class Dequantized(Expression):
 
     `activations` says how the checkpoint's author means the inputs to be quantized: not, with a scale that is found as
     they come (for each `activation_group` of a row, or for all of it), or with the static `input_scale []`.
+
+    What is stored may be of a weight whose columns were divided by a `factor [K]` (AWQ and SmoothQuant, where it is not
+    folded into the layer before), so that its inputs are to be multiplied by it before anything else. And its columns
+    may be in another `order [K]` (int64: column j is column `order[j]` of the weight), as GPTQ's act-order has it. The
+    numbers are those of the weight without either.
     """
 
     values: Expression
@@ -33,6 +38,8 @@ class Dequantized(Expression):
     activations: Activations = "none"
     activation_group: int = 0
     input_scale: Expression | None = None
+    factor: Expression | None = None
+    order: Expression | None = None
 
     def __post_init__(self) -> None:
         if (self.activations == "static") != (self.input_scale is not None):
@@ -52,7 +59,7 @@ class Dequantized(Expression):
     @property
     @override
     def operands(self) -> tuple[Expression, ...]:
-        return tuple(part for part in self.parts if part is not None)
+        return tuple(part for part in (*self.parts, self.factor, self.order) if part is not None)
 
     @property
     def parts(self) -> tuple[Expression, Expression, Expression | None, Expression | None]:
@@ -87,6 +94,10 @@ class Dequantized(Expression):
         assert values is not None
         assert scale is not None
         wide = dequantize(values, scale, zero, global_scale, self.format)
+        if self.order is not None:
+            wide = torch.empty_like(wide).index_copy_(1, self.order.read(source), wide)
+        if self.factor is not None:
+            wide *= self.factor.read(source).float()
         out.copy_(wide[low - first : high - first, box[1][0] : box[1][1]].to(self.to))
 
     def _read_rows(self, part: Expression, source: TensorSource, low: int, high: int) -> Tensor:
@@ -125,6 +136,8 @@ def why_apart(weights: Sequence[Dequantized]) -> str | None:
         return "they are stored in different formats"
     if any(one.input_scale != first.input_scale or one.global_scale != first.global_scale for one in weights):
         return "they have scales of their own for their inputs or groups"
+    if any(one.factor != first.factor or one.order != first.order for one in weights):
+        return "they take their inputs scaled, or in an order, of their own"
     if first.scheme.scope == "block" and any(one.shape[0] % BLOCK for one in weights[:-1]):
         return f"their blocks of {BLOCK} would not line up"
     return None

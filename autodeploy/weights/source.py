@@ -57,6 +57,10 @@ class TensorSource(Protocol):
     def read(self, key: str, ranges: Ranges | None = None) -> Tensor:
         """Give `key`, or the part of it inside `ranges`. It may be a view of mapped memory: do not write to it."""
 
+    def where(self, key: str) -> str:
+        """What holds `key`, for messages: a file where there is one."""
+        return "the checkpoint"
+
 
 def select(tensor: Tensor, ranges: Ranges | None) -> Tensor:
     """Narrow `tensor` to `ranges`, as a view."""
@@ -173,6 +177,10 @@ class SafetensorsSource(TensorSource):
         # A mapped tensor costs only the pages that are touched, so narrowing the whole is reading the part.
         tensor: Tensor = handle.get_tensor(key)
         return select(tensor, ranges)
+
+    @override
+    def where(self, key: str) -> str:
+        return str(self._file_of.get(key, super().where(key)))
 
     def _handle(self, key: str) -> Any:
         if key not in self._file_of:

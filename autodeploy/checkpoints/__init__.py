@@ -1,0 +1,9 @@
+"""Checkpoints that are quantized already: each form's tensors as the weights they stand for, without reading them.
+
+One module reads one form; `registry` lists them by the `quant_method` of a config.
+"""
+
+from autodeploy.checkpoints.form import Form
+from autodeploy.checkpoints.registry import form_of, known, unpack
+
+__all__ = ["Form", "form_of", "known", "unpack"]

@@ -1,0 +1,60 @@
+"""Which forms of quantized checkpoints are known, and what a checkpoint of one holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from autodeploy.checkpoints.compressed_tensors import CompressedTensors
+from autodeploy.checkpoints.form import WHERE, Fields, Form
+from autodeploy.checkpoints.module import modules_of
+from autodeploy.errors import UnsupportedError
+from autodeploy.weights.expression import Expression, Stored
+from autodeploy.weights.source import TensorSource
+
+FORMS: Mapping[str, Callable[[Fields], Form]] = MappingProxyType({"compressed-tensors": CompressedTensors.of})
+"""Readers by the `quant_method` of a config."""
+
+
+def known() -> list[str]:
+    """The forms that we read, by name."""
+    return sorted(FORMS)
+
+
+def form_of(config: PretrainedConfig) -> Form | None:
+    """The form of the checkpoint of a model, None for one that is not quantized.
+
+    Raises UnsupportedError for a form we do not know, and CheckpointError for one whose settings make no sense.
+    """
+    fields = _fields(config) or _fields(config.get_text_config())
+    if fields is None:
+        return None
+    method = str(fields.get("quant_method", ""))
+    if method not in FORMS:
+        called = f"quant_method {method!r}" if method else "it names no quant_method, which"
+        raise UnsupportedError(f"{WHERE}: {called} is not a form of quantized checkpoint we read: {', '.join(known())}")
+    return FORMS[method](fields)
+
+
+def unpack(source: TensorSource, form: Form | None) -> dict[str, Expression]:
+    """What a checkpoint holds, by the keys that it would have if nothing of it were quantized."""
+    if form is None:
+        return {key: Stored.of(key, source) for key in source.keys()}  # noqa: SIM118 (it is not a mapping)
+    held: dict[str, Expression] = {}
+    for module in modules_of(source):
+        found = form.unpack(module)
+        plain = module.names - set(form.own) if found else module.names
+        held |= {module.key(name): module.stored(name) for name in plain}
+        held |= {module.key(name): weight for name, weight in found.items()}
+    return held
+
+
+def _fields(config: PretrainedConfig) -> dict[str, Any] | None:
+    found = getattr(config, "quantization_config", None)
+    if found is None or isinstance(found, dict):
+        return found
+    fields: dict[str, Any] = found.to_dict()
+    return fields

@@ -1,0 +1,174 @@
+"""Lazy changes of how integers of few bits are packed; the numbers stay what they are."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from autodeploy.quantization.nibbles import pack_nibbles
+from autodeploy.weights.expression import Box, Constant, Expression
+from autodeploy.weights.source import TensorSource, select
+
+WORD = 32
+IN_TURN = tuple(range(8))
+"""The order of codes in a word: code i of it is column `order[i]` of those it holds."""
+
+
+class Repacked(Expression):
+    """A tensor made anew of the whole of `x`; a part of it is cut from that."""
+
+    x: Expression
+
+    @property
+    @override
+    def operands(self) -> tuple[Expression, ...]:
+        return (self.x,)
+
+    @override
+    def write(self, source: TensorSource, box: Box, out: Tensor) -> None:
+        out.copy_(select(self._compute(self.x.read(source)), box))
+
+    @abstractmethod
+    def _compute(self, x: Tensor) -> Tensor:
+        """The whole tensor."""
+
+
+@dataclass(frozen=True)
+class Bytes(Repacked):
+    """The bytes `[N, 4 W]` of words `x [N, W]`, uint8, the lowest of each first."""
+
+    x: Expression
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Four bytes a word."""
+        return (*self.x.shape[:-1], self.x.shape[-1] * self.x.dtype.itemsize)
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """That of bytes."""
+        return torch.uint8
+
+    @override
+    def _compute(self, x: Tensor) -> Tensor:
+        return x.contiguous().view(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Codes(Repacked):
+    """The codes of `bits` each in words `x`, int32, along `dim`, as uint8."""
+
+    x: Expression
+    bits: int
+    dim: int
+    order: tuple[int, ...] = IN_TURN
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """As many times longer along `dim` as a word holds codes."""
+        each = WORD // self.bits
+        return tuple(size * each if dim == self.dim else size for dim, size in enumerate(self.x.shape))
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """That of codes."""
+        return torch.uint8
+
+    @override
+    def _compute(self, x: Tensor) -> Tensor:
+        each = WORD // self.bits
+        places = torch.empty(each, dtype=torch.int32)
+        places[list(self.order[:each])] = torch.arange(each, dtype=torch.int32) * self.bits
+        shifts = places.reshape(-1, *[1] * (x.dim() - self.dim - 1))
+        codes: Tensor = (x.unsqueeze(self.dim + 1) >> shifts) & (2**self.bits - 1)
+        return codes.to(torch.uint8).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Pairs(Repacked):
+    """Codes `x [N, K]` of 4 bits, two a byte: `[N, K / 2]`, uint8."""
+
+    x: Expression
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Half as many columns."""
+        return (*self.x.shape[:-1], self.x.shape[-1] // 2)
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """That of packed codes."""
+        return torch.uint8
+
+    @override
+    def _compute(self, x: Tensor) -> Tensor:
+        return pack_nibbles(x)
+
+
+@dataclass(frozen=True)
+class Centred(Repacked):
+    """Codes `x` 0 to 255 less 128, as int8."""
+
+    x: Expression
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The shape of `x`."""
+        return self.x.shape
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """That of signed codes."""
+        return torch.int8
+
+    @override
+    def _compute(self, x: Tensor) -> Tensor:
+        return (x ^ 128).view(torch.int8)
+
+
+@dataclass(frozen=True)
+class Raised(Repacked):
+    """Zero points `x` plus `by`, as uint8."""
+
+    x: Expression
+    by: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The shape of `x`."""
+        return self.x.shape
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """That of zero points."""
+        return torch.uint8
+
+    @override
+    def _compute(self, x: Tensor) -> Tensor:
+        return (x + self.by).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Columns(Repacked):
+    """The columns `which [J]` of `x [N, K]`, in that order; some may come twice."""
+
+    x: Expression
+    which: Constant
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """As many columns as are named."""
+        return (self.x.shape[0], self.which.shape[0])
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """The dtype of `x`."""
+        return self.x.dtype
+
+    @override
+    def _compute(self, x: Tensor) -> Tensor:
+        return x[:, self.which.tensor]
