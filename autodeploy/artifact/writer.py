@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -23,21 +24,27 @@ BLOCK_BYTES = 16 * 1024**2
 
 
 class HashedFile:
-    """A file being written, whose hash and size are known at the end without reading it again."""
+    """A file being written, whose hash and size are known at the end without reading it again.
+
+    Hashing takes as long as writing, so that a thread does it meanwhile.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._hash = sha256()
+        self._hasher = ThreadPoolExecutor(1)
         self._size = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Append `data`."""
+        hashed = self._hasher.submit(self._hash.update, data)
         self._file.write(data)
-        self._hash.update(data)
         self._size += len(data)
+        hashed.result()
 
     def entry(self) -> FileEntry:
-        """What the manifest says about the file."""
+        """What the manifest says about the file, which is complete."""
+        self._hasher.shutdown()
         return FileEntry(size=self._size, sha256=self._hash.hexdigest())
 
 

@@ -1,6 +1,5 @@
-"""How fast a program is, where its time goes, and what each pass is worth."""
+"""How fast a program is and where its time goes; what each pass is worth is in `ablation`, which can build programs."""
 
-from autodeploy.bench.ablation import Ablation, PassWorth, ablate
 from autodeploy.bench.figure import Figure
 from autodeploy.bench.measure import Load, Timing, time_load
 from autodeploy.bench.parse import parse_workloads
@@ -9,16 +8,13 @@ from autodeploy.bench.session import Session
 from autodeploy.bench.speed import LoadSpeed, measure_speed
 
 __all__ = [
-    "Ablation",
     "Comparison",
     "Figure",
     "Load",
     "LoadSpeed",
-    "PassWorth",
     "Report",
     "Session",
     "Timing",
-    "ablate",
     "compare",
     "measure_speed",
     "parse_workloads",

@@ -50,7 +50,8 @@ def bench_steps(
 def bench_passes(loading: Loading, batch: int, prompt_tokens: int, new_tokens: int, repeat: int, as_json: bool) -> None:
     """Leave out each pass in turn."""
     from autodeploy.artifact.manifest import MANIFEST
-    from autodeploy.bench import Load, ablate
+    from autodeploy.bench import Load
+    from autodeploy.bench.ablation import ablate
     from autodeploy.job import Job
 
     model, load_format = loading.model, loading.load_format

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from autodeploy.bench import Ablation, Load, PassWorth, time_load
-from autodeploy.bench.ablation import without_pass
+from autodeploy.bench import Load, time_load
+from autodeploy.bench.ablation import Ablation, PassWorth, without_pass
 from autodeploy.bench.measure import spread
 from autodeploy.cli import main
 from autodeploy.errors import InputError, RequestError
