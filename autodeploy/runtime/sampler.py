@@ -24,9 +24,9 @@ class Sampler:
     def sample(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
         """Token ids int64 `[N]` for N requests, from `logits [N, vocab_size]` of any floating dtype, left unchanged."""
         if takes_argmax(requests):
-            return logits.argmax(dim=-1)
+            return most_likely(logits)
         logits = self._adjust(logits.float(), requests)
-        token_ids = logits.argmax(dim=-1)
+        token_ids = most_likely(logits)
         drawn = [i for i, request in enumerate(requests) if not request.params.is_greedy]
         # A row is drawn in sorted order or not by its own parameters alone: the order decides what a draw means.
         filtered = [i for i in drawn if requests[i].params.top_k > 0 or requests[i].params.top_p < 1]
@@ -92,6 +92,16 @@ class Sampler:
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return to_device(torch.tensor(values, dtype=torch.float64), self._device).unsqueeze(1)
+
+
+def most_likely(logits: Tensor) -> Tensor:
+    """The first of the largest in each row of `logits [N, vocab_size]`: int64 `[N]`.
+
+    On the host PyTorch takes 200 µs for 49,152 numbers in bf16 and 80 in float32; NumPy takes 5.
+    """
+    if logits.device.type != "cpu":
+        return logits.argmax(dim=-1)
+    return torch.from_numpy(logits.float().numpy().argmax(axis=-1))
 
 
 def takes_argmax(requests: Sequence[Request]) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autodeploy.runtime.draws import uniform_draws
 from autodeploy.runtime.request import Request
-from autodeploy.runtime.sampler import Sampler
+from autodeploy.runtime.sampler import Sampler, most_likely
 from autodeploy.runtime.sampling_params import SamplingParams
 from tests.runtime.fakes import new_request
 
@@ -212,6 +212,13 @@ def test_logits_of_any_dtype_are_left_as_they_are(dtype: torch.dtype) -> None:
 def test_a_tiny_temperature_is_greedy() -> None:
     logits = random_logits(1)
     assert int(new_sampler().sample(logits, [new_request(params=SamplingParams(temperature=1e-30))])) == logits.argmax()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_of_equally_likely_tokens_the_first_is_taken(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[1, 3, 3, 2], [-4, -5, -4, -4], [0, 0, 0, 0]], dtype=dtype)
+    assert most_likely(logits).tolist() == [1, 0, 0]
+    assert most_likely(logits).dtype == torch.int64
 
 
 def test_min_tokens_masks_the_end_until_then() -> None:
