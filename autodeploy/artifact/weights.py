@@ -56,7 +56,7 @@ def stream_weights(files: Files, device: torch.device) -> Reading:
     """Every weight on its way to a GPU.
 
     Each file is read by a thread of its own through two pinned blocks, so that reading, hashing and copying overlap;
-    its weights are views of one allocation.
+    its weights are views of one allocation. Raises ArtifactError for a header that does not describe its file.
     """
     tensors: dict[str, Tensor] = {}
     parts = []
@@ -64,9 +64,9 @@ def stream_weights(files: Files, device: torch.device) -> Reading:
     for file, entry in files.items():
         header = _header(file)
         data = torch.empty(entry.size - len(header), dtype=torch.uint8, device=device)
-        places = _declared(file, header)
-        tensors |= {name: _place(data, one) for name, one in places.items()}
-        parts.append(pool.submit(_fill, file, entry, data, [(tensors[name], one) for name, one in places.items()]))
+        places = _places(file, header, data)
+        tensors |= {name: tensor for name, (tensor, _) in places.items()}
+        parts.append(pool.submit(_fill, file, entry, data, places.values()))
     pool.shutdown(wait=False)
     return Reading(tensors, parts)
 
@@ -98,12 +98,13 @@ def _header(file: Path) -> bytes:
         return prefix + opened.read(int.from_bytes(prefix, "little"))
 
 
-def _declared(file: Path, header: bytes) -> dict[str, Declared]:
-    """What a header says, before the hash of its file is known to be right."""
+def _places(file: Path, header: bytes, data: Tensor) -> dict[str, tuple[Tensor, Declared]]:
+    """Where the weights of a file will be, before its hash is known to be right."""
     try:
-        return {name: one for name, one in json.loads(header[8:]).items() if name != "__metadata__"}
-    except ValueError as error:
-        raise ArtifactError(f"{file} is damaged or edited: its header is not JSON") from error
+        declared = {name: one for name, one in json.loads(header[8:]).items() if name != "__metadata__"}
+        return {name: (_place(data, one), one) for name, one in declared.items()}
+    except (ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise ArtifactError(f"{file} is damaged or edited: its header does not describe it") from error
 
 
 def _fill(file: Path, entry: FileEntry, data: Tensor, weights: Iterable[tuple[Tensor, Declared]]) -> None:
