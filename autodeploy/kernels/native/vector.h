@@ -71,6 +71,7 @@ static inline Floats load(const T* p, long count) {
     if constexpr (sizeof(T) == 4) return (Floats)_mm512_maskz_loadu_ps(mask, p);
     if constexpr (sizeof(T) == 2)
         return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16);
+    if constexpr (sizeof(T) == 1) return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, p)));
 #endif
     T lanes[kLanes] = {};
     std::memcpy(lanes, p, count * sizeof(T));
