@@ -10,7 +10,8 @@ from torch import Tensor
 
 from autodeploy.runtime.packing import PackedStep
 
-SMALL = 512
+SMALL = (16, 32, 64, 128, 256, 512, 640, 768, 896, 1024)  # tokens; above that, a GPU takes longer than a host
+SMALL_REQUESTS = 256  # of these steps, at most
 WHOLE_REQUESTS = 8  # of the largest mixed step: programs for requests that are not there would cost what it gains
 MOST_PADDING = 64  # tokens of such a step: more would take as long as the gaps
 
@@ -38,8 +39,9 @@ def mixed_buckets(max_num_tokens: int) -> tuple[Bucket, ...]:
     The others keep the GPU busy for longer than their launch takes, and run as they are: all but the largest, which
     long prompts are cut into, and whose kernels then follow each other without gaps.
     """
-    small = tuple(Bucket(size, size // 2) for size in (16, 32, 64, 128, 256, SMALL) if size <= max_num_tokens)
-    return (*small, Bucket(max_num_tokens, WHOLE_REQUESTS)) if max_num_tokens > SMALL else small
+    sizes = sorted(one for one in {*SMALL, min(max_num_tokens, SMALL[-1])} if SMALL[0] <= one <= max_num_tokens)
+    small = tuple(Bucket(size, min(size // 2, SMALL_REQUESTS)) for size in sizes)
+    return (*small, Bucket(max_num_tokens, WHOLE_REQUESTS)) if max_num_tokens > SMALL[-1] else small
 
 
 def fitting(buckets: Iterable[Bucket], num_tokens: int, num_requests: int) -> Bucket | None:
@@ -51,7 +53,7 @@ def fitting(buckets: Iterable[Bucket], num_tokens: int, num_requests: int) -> Bu
             and num_tokens <= bucket.num_tokens
             and num_requests <= bucket.num_requests
         ):
-            few = decode or bucket.num_tokens <= SMALL or bucket.num_tokens - num_tokens <= MOST_PADDING
+            few = decode or bucket.num_tokens <= SMALL[-1] or bucket.num_tokens - num_tokens <= MOST_PADDING
             return bucket if few else None
     return None
 

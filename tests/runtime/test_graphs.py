@@ -19,7 +19,10 @@ def test_buckets_reach_the_largest_batch_and_pad_little(largest: int) -> None:
     [
         (100, 1, Bucket(128, 64)),
         (300, 200, Bucket(512, 256)),
-        (513, 1, None),
+        (513, 1, Bucket(640, 256)),
+        (1024, 256, Bucket(1024, 256)),
+        (1000, 257, None),
+        (1025, 1, None),
         (4000, 1, None),
         (4040, 1, Bucket(4096, 8)),
         (4096, 8, Bucket(4096, 8)),
@@ -36,5 +39,10 @@ def test_a_step_takes_the_smallest_bucket_that_pads_little(
     assert fitting(buckets, num_tokens, num_requests) == found
 
 
+@pytest.mark.parametrize(("most", "largest"), [(8, None), (16, (16, 8)), (600, (600, 256)), (1500, (1500, 8))])
+def test_a_chunk_of_any_size_is_captured(most: int, largest: tuple[int, int] | None) -> None:
+    assert max(mixed_buckets(most), default=None) == largest
+
+
 def test_the_largest_mixed_step_is_captured_but_once() -> None:
-    assert len(set(mixed_buckets(512))) == len(mixed_buckets(512)) == len(mixed_buckets(2048)) - 1
+    assert len(set(mixed_buckets(1024))) == len(mixed_buckets(1024)) == len(mixed_buckets(2048)) - 1
