@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,13 +56,30 @@ def compare(
 
     A window's first token is read and not predicted. Both programs may be on devices of their own.
     """
-    sums = torch.zeros(4, dtype=torch.float64)
+    (quality,) = compare_all(reference, {"": candidate}, windows, observe).values()
+    return quality
+
+
+def compare_all(
+    reference: Program,
+    candidates: Mapping[str, Program],
+    windows: Sequence[Sequence[int]],
+    observe: Callable[[int], None] = lambda _: None,
+) -> dict[str, Quality]:
+    """Each of `candidates`, by its name, next to `reference`, which runs once for all of them."""
+    sums = {name: torch.zeros(4, dtype=torch.float64) for name in candidates}
     for window in windows:
-        told, said = (log_probs(program, window) for program in (reference, candidate))
-        sums += _differences(told, said.to(told.device), torch.tensor(window[1:], device=told.device)).cpu()
+        told = log_probs(reference, window)
+        following = torch.tensor(window[1:], device=told.device)
+        for name, candidate in candidates.items():
+            sums[name] += _differences(told, log_probs(candidate, window).to(told.device), following).cpu()
         observe(len(window))
     count = sum(len(window) - 1 for window in windows)
-    expected, found, kl, agreement = (sums / count).tolist()
+    return {name: _quality(count, whole / count) for name, whole in sums.items()}
+
+
+def _quality(count: int, means: Tensor) -> Quality:
+    expected, found, kl, agreement = means.tolist()
     return Quality(count, math.exp(found), math.exp(expected), kl, agreement)
 
 
