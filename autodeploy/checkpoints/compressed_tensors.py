@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
 from autodeploy.checkpoints.form import WHERE, Fields, Settings, parse, plural
 from autodeploy.checkpoints.kinds import AS_THEY_ARE, Inputs, fp8, int4, int8, mxfp4, nvfp4, order_of
@@ -77,7 +77,7 @@ class CompressedTensors(Settings):
     """What `quantization_config` says."""
 
     format: str = "dense"
-    config_groups: Mapping[str, Group] = MappingProxyType({})
+    config_groups: Mapping[str, Group] = Field(default_factory=dict)
     sparsity_config: Mapping[str, Any] | None = None
     name: Literal["compressed-tensors"] = "compressed-tensors"
     own: frozenset[str] = frozenset(

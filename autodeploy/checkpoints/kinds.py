@@ -55,10 +55,21 @@ def fp8(module: Module, scale: str, inputs: Inputs = AS_THEY_ARE) -> Dequantized
     return _dequantized(values, shaped, "fp8", _fitting(inputs, columns))
 
 
-def int8(module: Module, values: Expression, scale: str, group: int = 0, inputs: Inputs = AS_THEY_ARE) -> Dequantized:
-    """`values` int8 `[N, K]` with one scale, one for each row, or one for each group of it."""
+def int8(
+    module: Module,
+    values: Expression,
+    scale: str,
+    group: int = 0,
+    inputs: Inputs = AS_THEY_ARE,
+    *,
+    scales: Expression | None = None,
+) -> Dequantized:
+    """`values` int8 `[N, K]` with one scale, one for each row, or one for each group of it.
+
+    `scale` names the tensor of the scales, for messages; `scales` are these where they are stored in another layout.
+    """
     rows, columns = values.shape
-    found = module.stored(scale)
+    found = scales or module.stored(scale)
     if prod(found.shape) == 1:
         return _dequantized(values, Expand(Reshape(found, (1, 1)), (rows, 1)), "int8", inputs)
     if found.shape in ((rows,), (rows, 1)):

@@ -8,14 +8,30 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from autodeploy.checkpoints.awq import Awq
 from autodeploy.checkpoints.compressed_tensors import CompressedTensors
 from autodeploy.checkpoints.form import WHERE, Fields, Form
+from autodeploy.checkpoints.fp8_blocks import Fp8
+from autodeploy.checkpoints.gguf import Gguf
+from autodeploy.checkpoints.gptq import Gptq
+from autodeploy.checkpoints.modelopt import Modelopt
 from autodeploy.checkpoints.module import modules_of
+from autodeploy.checkpoints.mxfp4 import Mxfp4
 from autodeploy.errors import UnsupportedError
 from autodeploy.weights.expression import Expression, Stored
 from autodeploy.weights.source import TensorSource
 
-FORMS: Mapping[str, Callable[[Fields], Form]] = MappingProxyType({"compressed-tensors": CompressedTensors.of})
+FORMS: Mapping[str, Callable[[Fields], Form]] = MappingProxyType(
+    {
+        "awq": Awq.of,
+        "compressed-tensors": CompressedTensors.of,
+        "fp8": Fp8.of,
+        "gguf": Gguf.of,
+        "gptq": Gptq.of,
+        "modelopt": Modelopt.of,
+        "mxfp4": Mxfp4.of,
+    }
+)
 """Readers by the `quant_method` of a config."""
 
 

@@ -110,6 +110,27 @@ class Pairs(Repacked):
 
 
 @dataclass(frozen=True)
+class RowsApart(Repacked):
+    """Codes `[2 N, K]` from bytes `x [N, K]` of two rows each, the first in the low half; -8 to 7 become 0 to 15."""
+
+    x: Expression
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Twice as many rows."""
+        return (2 * self.x.shape[0], *self.x.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """That of codes."""
+        return torch.uint8
+
+    @override
+    def _compute(self, x: Tensor) -> Tensor:
+        return torch.stack((x & 15, x >> 4), dim=1).reshape(self.shape) ^ 8
+
+
+@dataclass(frozen=True)
 class Centred(Repacked):
     """Codes `x` 0 to 255 less 128, as int8."""
 

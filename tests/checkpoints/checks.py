@@ -86,9 +86,9 @@ def logits(built: Built, *, rounding: bool = True) -> Tensor:
     return replay(program, TOKEN_IDS, (12, *[1] * 8))
 
 
-def load(quantization: Mapping[str, Any], stored: Tensors, **options: Any) -> Built:
+def load(quantization: Mapping[str, Any], stored: Tensors, family: str = "llama", **options: Any) -> Built:
     """A program of a checkpoint."""
-    return build(config(quantization, **options), MemorySource(stored), prefer="torch")
+    return build(config(quantization, family, **options), MemorySource(stored), prefer="torch")
 
 
 def counts(graph: Graph) -> tuple[int, int]:
@@ -96,14 +96,22 @@ def counts(graph: Graph) -> tuple[int, int]:
     return len(calls_of(graph, *QUANTIZED)), len(calls_of(graph, *PLAIN))
 
 
-def check(quantization: Mapping[str, Any], one: Encode, *, plain_ones: int = 1, **options: Any) -> Built:
+def check(
+    quantization: Mapping[str, Any],
+    one: Encode,
+    *,
+    plain_ones: int = 1,
+    family: str = "llama",
+    which: Callable[[str], bool] = is_projection,
+    **options: Any,
+) -> Built:
     """The logits of a checkpoint whose projections `one` encodes are those of the plain numbers.
 
     All but `plain_ones` projections, the head, run quantized.
     """
-    stored, numbers = encode(plain(**options), one)
-    built = load(quantization, stored, **options)
-    expected = build(config(None, **options), MemorySource(numbers), prefer="torch")
+    stored, numbers = encode(plain(family, **options), one, which)
+    built = load(quantization, stored, family, **options)
+    expected = build(config(None, family, **options), MemorySource(numbers), prefer="torch")
     assert error(logits(built, rounding=False), logits(expected)) < 1e-5
     quantized, left = counts(built.graph_module.graph)
     assert quantized > 0
