@@ -14,6 +14,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from autodeploy import artifact
 from autodeploy.artifact import Artifact
+from autodeploy.calibration.model import calibrate_model
+from autodeploy.calibration.request import Request
+from autodeploy.calibration.result import Calibration
 from autodeploy.discovery import kernel_table
 from autodeploy.errors import ArtifactError
 from autodeploy.export import Traced
@@ -26,7 +29,7 @@ from autodeploy.progress import NullProgress, Progress, stage
 from autodeploy.quality.assessment import Assessment
 from autodeploy.quality.search import Limits
 from autodeploy.quality.text import NOTHING, SAMPLE, Text, read_text
-from autodeploy.quality.verdict import is_quantized, judge, needed
+from autodeploy.quality.verdict import is_quantized, is_rounded, judge, needed
 from autodeploy.verify import Verification
 from autodeploy.verify.model import model_samples, verify_passes
 from autodeploy.weights.source import RandomSource, TensorSource
@@ -70,6 +73,8 @@ def build(
     max_kl: float | None = None,
     min_agreement: float | None = None,
     text: str = SAMPLE,
+    calibrate: str | None = None,
+    method: str | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Trace a model, run a recipe's passes over it, and write the program to the folder `out`.
@@ -78,7 +83,8 @@ def build(
     takes random weights instead of the checkpoint's. With `verify` every pass is checked first, and what was found is
     kept in the artifact. `quantize` names a scheme, or "auto" for the fewest bytes that keep to the limits `max_kl`
     (nats a token) and `min_agreement` (a part of tokens). What quantization costs on `text` (a file, "sample" for ours
-    or "none") is measured and kept in the artifact.
+    or "none") is measured and kept in the artifact. `calibrate` names the text (a file, or "sample") that static scales
+    are found on, by a `method` (max, percentile, mse or entropy); awq, gptq and smoothquant take the sample without it.
 
     Raises InputError (or one of its kinds) for a model, option or folder that is not valid; VerificationError for a
     pass that moves the numbers further than it declares, and QualityError for a program past the limits, leaving
@@ -101,20 +107,25 @@ def build(
         )
     progress.plan(job.plan())
     limits, prose = Limits(max_kl, min_agreement), read_text(text)
-    fingerprint = job.fingerprint(load_format, fuel, [asdict(limits), prose.digest])
+    request = job.calibrates(calibrate, method)
+    asked = None if request is None else [asdict(request), read_text(request.text).digest]
+    fingerprint = job.fingerprint(load_format, fuel, [asdict(limits), prose.digest, asked])
     kept = _same(out, fingerprint)
     if kept is not None and (kept.verification or not verify):
         progress.note(f"{out} holds this very build already; it was checked and kept")
         return kept
     traced, source = trace_job(job, load_format, progress)
     details: dict[str, Any] = {"fingerprint": fingerprint, "gpu": job.choice.gpu.name, "model": job.origin}
+    calibration = _calibration(job, traced, source, request, prose, progress)
     if verify:
-        details["verification"] = _verify(job, traced, source, fuel, progress).as_dict()
+        details["verification"] = _verify(job, traced, source, fuel, calibration, progress).as_dict()
     assess = cache(partial(_assessment, job, traced, source, prose, progress))
     if job.searches:
         job.adopt(needed(assess(), "--quantize auto").search(limits).assignment.settings())
-    compiled = compile_graph(traced, job.recipe, source, job.device, fuel=fuel, observe=_reporter(progress))
-    if is_quantized(compiled.graph_module.graph):
+    options: dict[str, Any] = {"fuel": fuel, "calibration": calibration, "observe": _reporter(progress)}
+    compiled = compile_graph(traced, job.recipe, source, job.device, **options)
+    rounded = calibration is not None or limits != Limits() or is_rounded(compiled)
+    if rounded and is_quantized(compiled.graph_module.graph):
         details["quality"] = judge(assess(), compiled, limits, progress)
     for sentence in (*describe(compiled.leftovers), *_told(compiled.history), *compiled.tuning.notes):
         progress.note(sentence)
@@ -122,6 +133,16 @@ def build(
     gc.collect()  # the traced graph is cyclic, and would take its place in memory beside the weights
     with stage(progress, "weights"):
         return _save(out, job, compiled, source, details)
+
+
+def _calibration(
+    job: Job, traced: Traced, source: TensorSource, request: Request | None, prose: Text, progress: Progress
+) -> Calibration | None:
+    """What `request` finds for the model of a job; nothing where nobody asked."""
+    if request is None:
+        return None
+    folder = job.files.folder
+    return calibrate_model(traced, source, job.recipe, job.device, folder, _tokenizer(folder), request, prose, progress)
 
 
 def _assessment(job: Job, traced: Traced, source: TensorSource, text: Text, progress: Progress) -> Assessment | str:
@@ -160,7 +181,14 @@ def _save(out: Path, job: Job, compiled: Compiled, source: TensorSource, details
     )
 
 
-def _verify(job: Job, traced: Traced, source: TensorSource, fuel: int | None, progress: Progress) -> Verification:
+def _verify(
+    job: Job,
+    traced: Traced,
+    source: TensorSource,
+    fuel: int | None,
+    calibration: Calibration | None,
+    progress: Progress,
+) -> Verification:
     with stage(progress, "verify"):
         return verify_passes(
             traced,
@@ -170,6 +198,7 @@ def _verify(job: Job, traced: Traced, source: TensorSource, fuel: int | None, pr
             device=job.device,
             kernels=kernel_table(job.device),
             fuel=fuel,
+            calibration=calibration,
             observe=lambda _: progress.advance("verify"),
         )
 

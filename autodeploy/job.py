@@ -12,6 +12,7 @@ import torch
 from transformers import PretrainedConfig
 
 from autodeploy.artifact.manifest import MANIFEST, versions
+from autodeploy.calibration.request import Request
 from autodeploy.discovery import discover, kernel_table
 from autodeploy.errors import ModelError, UnsupportedError
 from autodeploy.export import Traced, load_config, trace_model
@@ -29,8 +30,7 @@ from autodeploy.planning import (
     refuse_scheme,
 )
 from autodeploy.progress import Progress, stage
-from autodeploy.quantization import SCHEMES
-from autodeploy.quantization.option import AUTO
+from autodeploy.quantization.option import AUTO, scheme_of_option
 from autodeploy.weights.source import RandomSource, SafetensorsSource, TensorSource
 
 
@@ -76,6 +76,11 @@ class Job:
     def adopt(self, values: Mapping[str, Any]) -> None:
         """Lay `values` over the job's recipe for good."""
         self.recipe = self.resolve(values)
+
+    def calibrates(self, calibrate: str | None, method: str | None) -> Request | None:
+        """The calibration that the options ask for, or None; InputError for options without an effect."""
+        formats = [str(one.model_dump()["format"]) for _, one in self.recipe.passes if one.name == "quantize_cache"]
+        return Request.of(self._quantize, formats[0] if formats else "auto", calibrate, method)
 
     @cached_property
     def estimate(self) -> Estimate | UnsupportedError:
@@ -136,7 +141,7 @@ def _quantization(quantize: str | None) -> tuple[Decision, ...]:
     """What `--quantize` asked for, in words; nothing where it did not."""
     if quantize is None:
         return ()
-    found = "the fewest bytes that keep to the limits" if quantize == AUTO else str(SCHEMES[quantize])
+    found = "the fewest bytes that keep to the limits" if quantize == AUTO else str(scheme_of_option(quantize))
     return (Decision("quantize", quantize, found),)
 
 

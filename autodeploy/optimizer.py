@@ -25,7 +25,7 @@ from autodeploy.layers import Choice
 from autodeploy.pipeline import Pass, PassReport, run_passes
 from autodeploy.prepare import fitting_passes, prepare
 from autodeploy.program import Program, ProgramSpec, cache_specs
-from autodeploy.quantization.option import quantize_values
+from autodeploy.quantization.option import TECHNIQUES, quantize_values
 from autodeploy.recipe import Target
 from autodeploy.resolution import ResolvedRecipe
 from autodeploy.resolution import resolve as resolve_recipe
@@ -211,6 +211,8 @@ def optimize(
     RecipeError for a recipe, device or option that is not valid.
     """
     choice = choose_gpu(gpu)
+    if quantize in TECHNIQUES:
+        raise InputError(f"optimize(quantize={quantize!r}): it is calibrated on text, which only build does")
     if isinstance(recipe, str):
         options: dict[str, Any] = {"recipe": recipe, "workload": workload, "quantize": quantize}
         recipe = resolve_settings(traced.config, choice, **options, values=set)

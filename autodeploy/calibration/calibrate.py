@@ -90,7 +90,7 @@ class _Run:
         if self._request.technique.smoothing != "none":
             factors = self._smooth(site, inputs)
             inputs = inputs if factors is None else [one.float() * factors for one in inputs]
-        if self._request.is_static and can_be_static(site.scheme):
+        if self._request.technique.static and can_be_static(site.scheme):
             static = site.scheme.model_copy(update={"activations": "static"})
             scale = _scale(inputs, self._request.method, site.scheme.weights)
             for name in site.names:

@@ -23,6 +23,7 @@ from autodeploy.pipeline import Stage, run_passes
 from autodeploy.prepare import fitting_passes, prepare
 from autodeploy.progress import Progress
 from autodeploy.quality.text import Text
+from autodeploy.quantization.option import TECHNIQUES
 from autodeploy.runtime.tokenizer import Tokenizer
 from autodeploy.weights.source import RandomSource, TensorSource
 
@@ -52,6 +53,11 @@ def calibrate_model(
     if found is None:
         here = device if device.type == "cpu" or torch.cuda.is_available() else torch.device("cpu")
         found = _calibrate(traced, source, recipe, here, windows, request, progress)
+        if not found.changes and not found.cache_scales:
+            raise InputError(
+                f"--calibrate {request.text}: there is nothing to calibrate; schemes with 8-bit inputs have ranges, "
+                f"and so has a cache in 8 bits; weights are calibrated by {', '.join(TECHNIQUES)}"
+            )
         keep_calibration(key, found)
     else:
         progress.note(f"calibrated before: {key.folder}")

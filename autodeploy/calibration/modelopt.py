@@ -53,7 +53,7 @@ def input_factors(weight: Tensor, inputs: Sequence[Tensor], scheme: Scheme, smoo
     """
     rows = _some_rows(inputs)
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight.float(), requires_grad=False)
+    linear.weight = nn.Parameter(weight.float().clone(), requires_grad=False)  # it is smoothed in place
     calibrated = _quantized(linear, _settings(scheme, smoothing), lambda model: model(rows))
     factors: Tensor = calibrated.input_quantizer.pre_quant_scale.float().reshape(-1)
     return factors.to(weight.device)

@@ -79,6 +79,8 @@ def build(
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
     kv_cache: opt.KvCache = None,
+    calibrate: opt.Calibrate = None,
+    method: opt.Method = None,
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
     fuel: Fuel = None,
@@ -110,6 +112,7 @@ def build(
     with RichProgress(output.err()) as progress:
         chosen = {**options.keywords(), "load_format": load_format, "fuel": fuel, "verify": verify}
         chosen |= {"max_kl": max_kl, "min_agreement": min_agreement, "text": text}
+        chosen |= {"calibrate": calibrate, "method": method}
         built = _build(model, out=target, progress=progress, **chosen)
         answer = _answer(built.path, gpu, capture, prompt, progress) if prompt is not None else None
     _show(built, prompt, answer, as_json)

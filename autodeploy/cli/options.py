@@ -69,6 +69,20 @@ KvCache = Annotated[
         rich_help_panel=BUILDING,
     ),
 ]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Find static scales on a .txt or .jsonl file, or our sample; awq, gptq and smoothquant always do.",
+        rich_help_panel=BUILDING,
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="How static scales are found: max, percentile, mse or entropy.  [default: max]", rich_help_panel=BUILDING
+    ),
+]
 Tp = Annotated[int, typer.Option(min=1, help="GPUs a layer is split over; 1 for now.", rich_help_panel=PLACE)]
 Pp = Annotated[int, typer.Option(min=1, help="GPUs the layers are spread over; 1 for now.", rich_help_panel=PLACE)]
 Ep = Annotated[int, typer.Option(min=1, help="GPUs the experts are spread over; 1 for now.", rich_help_panel=PLACE)]

@@ -16,6 +16,23 @@ SAMPLE = "sample"
 NOTHING = "none"
 FIELDS = ("text", "content", "prompt")
 """The keys of a line of JSON that hold its text, the first that is there."""
+MESSAGES = "messages"
+"""The key of a line of JSON that holds a conversation."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages as pairs of a role and what it says, which become text by the model's chat template."""
+
+    messages: tuple[tuple[str, str], ...]
+
+    def text(self, tokenizer: Tokenizer) -> str:
+        """The text that a model reads."""
+        messages = [{"role": role, "content": content} for role, content in self.messages]
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+
+    def __str__(self) -> str:
+        return json.dumps(self.messages)
 
 
 @dataclass(frozen=True)
@@ -23,19 +40,20 @@ class Text:
     """Some text, and where it came from."""
 
     name: str
-    documents: tuple[str, ...]
+    documents: tuple[str | Conversation, ...]
 
     @property
     def digest(self) -> str:
         """What it says, as a hash."""
-        return hashlib.sha256("\0".join(self.documents).encode()).hexdigest()
+        return hashlib.sha256("\0".join(map(str, self.documents)).encode()).hexdigest()
 
     def windows(self, tokenizer: Tokenizer, length: int, most: int | None = None) -> list[list[int]]:
         """Its tokens, documents joined by a blank line, in windows of `length`; at most `most` of them.
 
         Tokens that fill no window are left out, unless they are all. Raises InputError for text of one token or none.
         """
-        token_ids = tokenizer.encode("\n\n".join(self.documents), add_special_tokens=False)
+        read = (one if isinstance(one, str) else one.text(tokenizer) for one in self.documents)
+        token_ids = tokenizer.encode("\n\n".join(read), add_special_tokens=False)
         whole = range(0, len(token_ids) - length + 1, length)
         windows = [token_ids[start : start + length] for start in whole][:most]
         if not windows and len(token_ids) < 2:
@@ -77,17 +95,31 @@ def _paragraphs(content: str) -> tuple[str, ...]:
     return tuple(" ".join(part.split()) for part in content.split("\n\n") if part.strip())
 
 
-def _lines(path: Path, content: str) -> tuple[str, ...]:
+def _lines(path: Path, content: str) -> tuple[str | Conversation, ...]:
     lines: Sequence[tuple[int, str]] = [(number, line) for number, line in enumerate(content.splitlines(), 1) if line]
     return tuple(_document(f"{path}:{number}", line) for number, line in lines)
 
 
-def _document(where: str, line: str) -> str:
+def _document(where: str, line: str) -> str | Conversation:
     try:
         value = json.loads(line)
     except ValueError as error:
         raise InputError(f"{where} is not JSON: {error}") from error
-    found = [value[key] for key in FIELDS if isinstance(value, dict) and isinstance(value.get(key), str)]
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is no JSON object")
+    if MESSAGES in value:
+        return _conversation(where, value[MESSAGES])
+    found = [value[key] for key in FIELDS if isinstance(value.get(key), str)]
     if not found:
-        raise InputError(f"{where} holds no text under any of {', '.join(FIELDS)}")
+        raise InputError(f"{where} holds no text under any of {', '.join((*FIELDS, MESSAGES))}")
     return str(found[0])
+
+
+def _conversation(where: str, messages: object) -> Conversation:
+    try:
+        pairs = tuple((one["role"], one["content"]) for one in messages)  # type: ignore[attr-defined]
+    except (TypeError, KeyError):
+        pairs = ()
+    if not pairs or not all(isinstance(part, str) for pair in pairs for part in pair):
+        raise InputError(f"{where}: messages are objects with a role and a content, both of them text")
+    return Conversation(pairs)

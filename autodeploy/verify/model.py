@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedModel
 
+from autodeploy.calibration.result import Calibration
 from autodeploy.export import Traced, trace_model
 from autodeploy.kernels import KernelTable
 from autodeploy.pipeline import Pass
@@ -31,6 +32,7 @@ def verify_passes(
     device: torch.device,
     kernels: KernelTable,
     fuel: int | None = None,
+    calibration: Calibration | None = None,
     observe: Callable[[Check], None] = lambda _: None,
 ) -> Verification:
     """Check every pass against the graph before it, in float32 and then in the dtype of `traced`.
@@ -45,7 +47,7 @@ def verify_passes(
     truths: Sequence[Results] = ()
     for dtype in (own,) if own.itemsize >= torch.float32.itemsize else (torch.float32, own):
         one = traced if dtype is own else _in_dtype(traced, dtype)
-        graph_module, context = prepare(one, source, device, kernels, fuel)
+        graph_module, context = prepare(one, source, device, kernels, fuel, calibration)
         execution = _execution(samples, BoundaryWeights(source, place), kernels)
         trial, truths = run_trial(graph_module, context, passes, execution, dtype, truths, observe)
         trials.append(trial)

@@ -20,14 +20,15 @@ class Words:
         return "".join(map(chr, token_ids))
 
     def apply_chat_template(self, conversation: list[Any], *, tokenize: bool, **options: Any) -> Any:
-        raise NotImplementedError
+        assert not tokenize
+        return "".join(f"<{one['role']}>{one['content']}" for one in conversation)
 
 
 def test_our_sample_is_prose() -> None:
-    sample = read_text()
-    assert sample.documents[0].startswith("Shakespeare, William (1564--1616), English poet")
-    assert sum(map(len, sample.documents)) > 80_000
-    assert all("\n" not in document for document in sample.documents)
+    documents = [str(document) for document in read_text().documents]
+    assert documents[0].startswith("Shakespeare, William (1564--1616), English poet")
+    assert sum(map(len, documents)) > 80_000
+    assert all("\n" not in document for document in documents)
 
 
 def test_halves_share_nothing() -> None:
@@ -66,6 +67,22 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "prose.txt").write_text("one")
     with pytest.raises(InputError, match=r"does not exist; did you mean 'prose\.txt'\?, or 'sample' for ours"):
         read_text(tmp_path / "pros.txt")
+
+
+def test_conversations_become_text_by_the_chat_template(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages}) + "\n" + json.dumps({"text": "end"}))
+    text = read_text(tmp_path / "a.jsonl")
+    (window,) = text.windows(Words(), 100)
+    assert "".join(map(chr, window)) == "<user>hi<assistant>yes\n\nend"
+    assert text.digest != Text("a.jsonl", text.documents[1:]).digest
+
+
+@pytest.mark.parametrize("messages", [[], "hi", [{"role": "user"}], [{"role": "user", "content": 3}]])
+def test_messages_that_are_none(tmp_path: Path, messages: object) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": messages}))
+    with pytest.raises(InputError, match=r"a\.jsonl:1: messages are objects with a role and a content"):
+        read_text(tmp_path / "a.jsonl")
 
 
 def test_windows() -> None:
