@@ -44,7 +44,7 @@ class Source:
     """A model, traced once, of which programs are made under several settings."""
 
     def __init__(self, model: str, dtype: str) -> None:
-        options = {"recipe": "auto", "workload": "balanced", "values": {}, "weights": True}
+        options: dict[str, Any] = {"recipe": "auto", "workload": "balanced", "values": {}, "weights": True}
         self.job = Job(model, gpu="cpu", dtype=dtype, **options)
         self.traced, self.source = trace_job(self.job, "auto", NullProgress())
 
