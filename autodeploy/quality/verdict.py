@@ -14,6 +14,7 @@ from autodeploy.optimizer import Compiled
 from autodeploy.progress import Progress
 from autodeploy.quality.assessment import Assessment
 from autodeploy.quality.search import Limits
+from autodeploy.weights import Quantized
 
 ops = torch.ops.autodeploy
 _QUANTIZED = (ops.packed_linear.default, ops.packed_gated_linear.default, ops.scaled_linear.default)
@@ -23,6 +24,12 @@ NUM_TOLD = 3
 def is_quantized(graph: Graph) -> bool:
     """Whether a graph has projections by quantized weights."""
     return bool(calls_of(graph, *_QUANTIZED))
+
+
+def is_rounded(compiled: Compiled) -> bool:
+    """Whether a build quantized projections: not where all that are quantized came so from the checkpoint."""
+    ours = any(isinstance(one, Quantized) for one in compiled.weights.values())
+    return ours and is_quantized(compiled.graph_module.graph)
 
 
 def needed(assessment: Assessment | str, asked_by: str) -> Assessment:
