@@ -86,7 +86,7 @@ NAMES = [
 
 def configurations(m: int, stored: Stored) -> Iterator[object]:
     """Ways to cut the work that the interpreter takes no minutes for, or those that are timed on a GPU."""
-    n, k = stored.weight.shape[0], stored.scale.shape[1]
+    n, k = stored.weight.shape[0], stored.weight.shape[1] * (1 if stored.format in packed.BYTES else 2)
     if not INTERPRETED:
         yield from packed.candidates(m, n, k, torch.float16, stored.storage)
         return
@@ -94,6 +94,9 @@ def configurations(m: int, stored: Stored) -> Iterator[object]:
     yield quantized.QuantizedConfig(32, 64, split_k=2, block_m=16)
     if m == 1 and (stored.format == "int4" or (stored.format in packed.BYTES and stored.scale.shape[1] == 1)):
         yield quantized.QuantizedConfig(4, 128, 2, way="vector")
+    if packed.rings_serve(torch.float16, k, stored.storage):
+        yield quantized.QuantizedConfig(32, 128, way="ring")
+        yield quantized.QuantizedConfig(16, 64, 3, way="ring")
 
 
 @device_test

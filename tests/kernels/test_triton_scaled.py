@@ -56,6 +56,9 @@ def configurations(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage)
     yield quantized.QuantizedConfig(32, 64, split_k=2, block_m=16)
     if m == 1 and storage.groups == 1 and storage.x_groups <= 1:
         yield quantized.QuantizedConfig(4, 128, 2, way="vector")
+    if storage.groups == 1 and storage.x_groups <= 1:
+        yield quantized.QuantizedConfig(32, 64, way="ring")
+        yield quantized.QuantizedConfig(16, 32, 2, way="ring")
 
 
 @device_test

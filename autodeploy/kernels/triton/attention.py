@@ -21,6 +21,7 @@ from autodeploy.kernels.triton.prefill import PrefillConfig, prefill
 from autodeploy.kernels.triton.rope_cache import rope_and_write_cache
 from autodeploy.kernels.triton.rows import dense
 
+MANY_PAIRS = 256
 MANY_ROWS = 512  # fewer rows, or mostly single ones, leave the large programs of the kernel for Hopper idle
 
 
@@ -31,10 +32,11 @@ def _dense_rows(x: Tensor) -> Tensor:
 
 def decode_config(width: int, element_size: int, pairs: int) -> DecodeConfig:
     """What is fast for heads of a width (the larger of keys' and values'), elements of a size in bytes, and a number of
-    pairs of row and key-value head: many small programs hide more of each other's waiting."""
+    pairs of row and key-value head: small programs hide more of each other's waiting, and many pairs need no more
+    programs for short contexts."""
     if width * element_size > 256:
         return DecodeConfig(block_keys=32)
-    return DecodeConfig(num_warps=2 if pairs >= 256 else 4)
+    return DecodeConfig(num_warps=2, least_keys=256 if pairs >= MANY_PAIRS else 64)
 
 
 def prefill_config(width: int, element_size: int, query_rows: int, device: torch.device) -> PrefillConfig:

@@ -182,13 +182,20 @@ def _decode_kernel(
         keep = tl.exp2(largest - top)
         weights = tl.exp2(scores * factor - top[None, :])
         total = total * keep + tl.sum(weights, axis=0)
-        tile_values = tl.load(
-            value_pages + at[:, None] * value_width + value_column[None, :],
-            mask=known[:, None] & (value_column[None, :] < value_width),
-            other=0.0,
-        )
         values = values * keep[None, :]
-        tile_values = tl.trans(widen(tile_values, queries.dtype))
+        if value_pages.dtype.element_ty.primitive_bitwidth == 8:  # bytes cannot be swapped on their way: halves can
+            tile_values = tl.load(
+                value_pages + at[:, None] * value_width + value_column[None, :],
+                mask=known[:, None] & (value_column[None, :] < value_width),
+                other=0.0,
+            )
+            tile_values = tl.trans(widen(tile_values, queries.dtype))
+        else:
+            tile_values = tl.load(
+                value_pages + at[None, :] * value_width + value_column[:, None],
+                mask=known[None, :] & (value_column[:, None] < value_width),
+                other=0.0,
+            )
         values = tl.dot(tile_values, weights.to(queries.dtype), values, input_precision="ieee")
         largest = top
 
@@ -287,7 +294,7 @@ def decode(
         scoring.window is not None,
         by_request,
         PAGE=page_size,
-        BLOCK_ROWS=max(16, triton.next_power_of_2(heads // kv_heads)),
+        BLOCK_ROWS=max(8, triton.next_power_of_2(heads // kv_heads)),
         BLOCK_KEYS=config.block_keys,
         KEY_WIDTH=max(16, triton.next_power_of_2(key_width)),
         VALUE_WIDTH=max(16, triton.next_power_of_2(value_width)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import triton.language as tl
@@ -12,6 +11,7 @@ from torch import Tensor
 from autodeploy.kernels.storage import Storage
 from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.dequantize import dequantize
+from autodeploy.kernels.triton.packed_ring import packed_ring
 from autodeploy.kernels.triton.packed_skinny import packed_skinny_kernel
 from autodeploy.kernels.triton.packed_vector import nibble_matvec_kernel, packed_matvec_kernel
 from autodeploy.kernels.triton.quantized import (
@@ -20,6 +20,7 @@ from autodeploy.kernels.triton.quantized import (
     Launch,
     QuantizedConfig,
     ScaleLayout,
+    can_be_brought,
     fit,
     fitting,
     rows_for,
@@ -28,8 +29,8 @@ from autodeploy.kernels.triton.rows import dense
 
 BYTES = ("int8", "fp8")
 """The formats with one value a byte."""
-LEAST_STEP = 64
-"""Columns that are worth a product of their own: their scale is applied to its sums."""
+LEAST_TURN = 64
+"""Columns that a ring multiplies at once, at least: they share a scale."""
 STORED = {
     torch.float32: tl.float32,
     torch.bfloat16: tl.bfloat16,
@@ -39,26 +40,34 @@ STORED = {
 }
 ONE_ROW = tuple(
     QuantizedConfig(block_n, block_k, 1, num_warps, 1, way="vector")
-    for block_n, block_k, num_warps in ((4, 2048, 4), (8, 1024, 2), (8, 2048, 4), (4, 4096, 4))
+    for block_n, block_k, num_warps in ((4, 2048, 4), (8, 1024, 2), (8, 2048, 4), (2, 2048, 2))
 )
 ONE_ROW_OF_NIBBLES = tuple(
     QuantizedConfig(block_n, block_k, 1, num_warps, 1, way="vector")
-    for block_n, block_k, num_warps in ((8, 2048, 4), (4, 4096, 4), (8, 4096, 8), (4, 2048, 2))
+    for block_n, block_k, num_warps in ((4, 4096, 4), (8, 2048, 4), (16, 2048, 8))
 )
-FEW_ROWS = tuple(
-    QuantizedConfig(block_n, block_k, split, num_warps, num_stages, held=True)
-    for block_n, block_k, num_warps, num_stages in ((64, 128, 4, 6), (64, 256, 4, 4), (128, 128, 4, 4))
-    for split in (1, 2, 4)
+FEW_ROWS = (
+    QuantizedConfig(64, 512, 2, 4, 3),
+    QuantizedConfig(64, 512, 1, 4, 3),
+    QuantizedConfig(64, 256, 8, 4, 4),
+    QuantizedConfig(64, 256, 4, 4, 3),
+    QuantizedConfig(64, 128, 1, 4, 6, held=True),
 )
-SOME_ROWS = tuple(
-    QuantizedConfig(block_n, block_k, split, num_warps, 4)
-    for block_n, block_k, num_warps in ((64, 128, 4), (64, 256, 4), (128, 128, 4), (128, 128, 8))
-    for split in (1, 2, 4)
+RINGS = tuple(QuantizedConfig(64, 256, split, 4, 3, way="ring") for split in (1, 2, 4))
+"""For int8 and few rows. Of int4, what the matrix units wait for takes too long."""
+SOME_ROWS = (
+    QuantizedConfig(128, 256, 4, 8, 3),
+    QuantizedConfig(64, 128, 1, 4, 4),
+    QuantizedConfig(64, 128, 4, 4, 4),
+    QuantizedConfig(128, 128, 1, 8, 4),
+    QuantizedConfig(64, 256, 1, 4, 4),
 )
 MANY_ROWS = tuple(
     QuantizedConfig(block_n, 128, split, 8, 3, block_m)
     for block_m, block_n, split in ((128, 128, 1), (128, 128, 2), (64, 128, 1), (128, 64, 1), (128, 64, 2))
 )
+FEW = 16
+"""So many rows of x fill the least that matrix units multiply by what they read in shared memory."""
 MOST_ROWS = 512
 """Past so many, decoding the weight once for all is faster than decoding it for every block of rows."""
 
@@ -69,12 +78,20 @@ def candidates(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> 
         return (LIBRARY,)
     if m > 64:
         return fitting((*MANY_ROWS, LIBRARY), m, k, dtype.itemsize)
-    configs = FEW_ROWS if m <= 8 else SOME_ROWS
+    configs: tuple[QuantizedConfig, ...] = FEW_ROWS if m <= 8 else SOME_ROWS
+    if m <= FEW and storage.format == "int8" and rings_serve(dtype, k, storage) and can_be_brought(k):
+        configs = (*configs, *RINGS)
     if m == 1 and storage.format in BYTES and storage.groups == 1:
         configs = (*ONE_ROW, *configs)
     if m == 1 and storage.format == "int4" and k % 8 == 0 and dtype.itemsize == 2:
         configs = (*ONE_ROW_OF_NIBBLES, *configs)
     return fitting(configs, m, k, dtype.itemsize)
+
+
+def rings_serve(dtype: torch.dtype, k: int, storage: Storage) -> bool:
+    """Whether `packed_ring` multiplies rows of k elements of dtype by such a weight."""
+    whole = storage.format in ("int8", "int4") and not storage.zero and storage.scale_rows > 1
+    return whole and dtype.itemsize == 2 and k % 32 == 0 and (storage.groups == 1 or k // storage.groups >= LEAST_TURN)
 
 
 def first(m: int, weight: Tensor, k: int, dtype: torch.dtype, scale: Tensor, format: str) -> QuantizedConfig:
@@ -165,7 +182,9 @@ def run(
         return _library(x, dequantize(weight, scale, zero, global_scale, format, x.shape[-1], x.dtype), bias, gate)
     n = weight.shape[0] if gate is None else weight.shape[0] // 2
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
-    if out.numel():
+    if out.numel() and config.way == "ring":
+        packed_ring(rows_for(x, config), weight.contiguous(), scale.contiguous(), dense(bias), out, config, gate)
+    elif out.numel():
         start = _vector if config.way == "vector" else _skinny
         rows, stored = rows_for(x, config), (weight.contiguous(), scale, zero, global_scale)
         start(rows, *stored, dense(bias), format, out, config, gate)
@@ -223,15 +242,14 @@ def _skinny(
     (m, k), size = rows.shape, weight.shape[0]
     layout = ScaleLayout.of(scale, size, k, blocked=format == "fp8")
     config = fit(config, k, BLOCK if format == "fp8" and layout.group else 0)
-    step = layout.group if LEAST_STEP <= layout.group < config.block_k else config.block_k
-    launch = Launch.of(replace(config, held=config.held and step == config.block_k), m, size, k, gate, rows.device)
-    spans = layout.group == 0 or layout.group >= step
+    launch = Launch.of(config, m, size, k, gate, rows.device)
+    spans = layout.group == 0 or layout.group >= config.block_k
     scales, zeros = (dense(one) if one is None or not spans else _words(one) for one in (scale, zero))
     packed_skinny_kernel[launch.grid](
         rows, weight, scales, zeros, global_scale, bias, out, launch.shares, launch.counters,
         m, out.shape[-1], k, config.split_k, rows.stride(0), weight.stride(0), scale.shape[1], format,
         SCALE=STORED[scale.dtype], ZERO=None if zero is None else STORED[zero.dtype],
-        SCALE_ROWS=layout.rows, GROUP=layout.group, STEP=step, **launch.options,
+        SCALE_ROWS=layout.rows, GROUP=layout.group, **launch.options,
     )  # fmt: skip
 
 

@@ -94,13 +94,9 @@ def packed_skinny_kernel(
     BLOCK_M: tl.constexpr,  # noqa: N803
     BLOCK_N: tl.constexpr,  # noqa: N803
     BLOCK_K: tl.constexpr,  # noqa: N803
-    STEP: tl.constexpr,  # noqa: N803
     STAGES: tl.constexpr,  # noqa: N803
 ) -> None:
-    """`x @ w.T` for up to BLOCK_M rows, shared out as in `skinny_kernel`; GROUP is 0 where a row has one scale.
-
-    A turn of BLOCK_K columns is multiplied STEP by STEP: large groups take a step each.
-    """
+    """`x @ w.T` for up to BLOCK_M rows, shared out as in `skinny_kernel`; GROUP is 0 where a row has one scale."""
     row, known = _rows_of_program(n, gate is not None, BLOCK_N)
     first, stop = _share_of_program(k, split, BLOCK_K)
     token = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -115,13 +111,11 @@ def packed_skinny_kernel(
     await_inputs(overlapped)
     sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for start in tl.range(begin, stop, BLOCK_K, num_stages=STAGES):
-        for part in tl.static_range(BLOCK_K // STEP):
-            at = start + part * STEP
-            packed = read_packed(from_rows, known, at, stop, even, PER_BYTE, STEP)
-            sums = _multiply(
-                packed, from_tokens, scale, zero, sums, row, known, real, at, stop, groups,
-                format, even, SCALE, ZERO, SCALE_ROWS, GROUP, BLOCK_N, STEP,
-            )  # fmt: skip
+        packed = read_packed(from_rows, known, start, stop, even, PER_BYTE, BLOCK_K)
+        sums = _multiply(
+            packed, from_tokens, scale, zero, sums, row, known, real, start, stop, groups,
+            format, even, SCALE, ZERO, SCALE_ROWS, GROUP, BLOCK_N, BLOCK_K,
+        )  # fmt: skip
     if held:
         sums = _multiply(
             kept, from_tokens, scale, zero, sums, row, known, real, first, stop, groups,

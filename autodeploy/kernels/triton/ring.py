@@ -19,9 +19,49 @@ from autodeploy.kernels.triton.tiles import add_bias
 
 
 @triton.jit
-def _read_tokens(from_tokens, real, start, k, BLOCK_K: tl.constexpr):  # noqa: N803
+def read_tokens(from_tokens, real, start, k, BLOCK_K: tl.constexpr):  # noqa: N803
+    """BLOCK_K columns of rows from `start`, zeros for what there is not."""
     column = start + tl.arange(0, BLOCK_K)
     return tl.load(from_tokens + column[None, :], mask=real[:, None] & (column < k)[None, :], other=0.0)
+
+
+@triton.jit
+def finish(
+    y,
+    gated,
+    bias,
+    out,
+    shares,
+    counters,
+    row,
+    known,
+    token,
+    real,
+    n,
+    split,
+    gate: tl.constexpr,
+    shared: tl.constexpr,
+    BLOCK_M: tl.constexpr,  # noqa: N803
+    BLOCK_N: tl.constexpr,  # noqa: N803
+) -> None:
+    """Add up the shares of a tile where this program is the last of it, and write it: shifted, gated, rounded once."""
+    if shared:
+        tile = tl.program_id(0)
+        at = tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + token[None, :]
+        if gate is not None:
+            others = shares + tl.cast(split, tl.int64) * tl.num_programs(0) * y.numel
+            to = others + (tl.cast(tile, tl.int64) * split + tl.program_id(1)) * y.numel
+            tl.store(to + at, gated)
+        if not leave_share(shares, counters, y, at, tile, tl.program_id(1), split):
+            return
+        if gate is not None:
+            gated = add_shares(others, counters, at, tile, split)
+        y = add_shares(shares, counters, at, tile, split)
+    y = add_bias(y, bias, row, known)
+    dtype = out.dtype.element_ty
+    if gate is not None:
+        y = activation(y, gate, dtype) * add_bias(gated, bias, n + row, known)
+    tl.store(out + token[None, :] * n + row[:, None], y.to(dtype), mask=known[:, None] & real[None, :])
 
 
 @triton.jit(do_not_specialize=["m", "split"])
@@ -58,7 +98,7 @@ def ring_kernel(
     token = tl.arange(0, BLOCK_M)
     real = token < m
     from_tokens = x + token.to(tl.int64)[:, None] * x_stride
-    later = _read_tokens(from_tokens, real & (k < 0), first, k, BLOCK_K)
+    later = read_tokens(from_tokens, real & (k < 0), first, k, BLOCK_K)
     y = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     gated = y
     for start in tl.range(first, stop, BLOCK_K, num_stages=STAGES):
@@ -67,33 +107,17 @@ def ring_kernel(
             gated_weights = weight.load([n + first_row, start])
         if start == first:
             await_inputs(overlapped)
-            tokens = _read_tokens(from_tokens, real, start, k, BLOCK_K)
-            later = _read_tokens(from_tokens, real, start + BLOCK_K, k, BLOCK_K)
+            tokens = read_tokens(from_tokens, real, start, k, BLOCK_K)
+            later = read_tokens(from_tokens, real, start + BLOCK_K, k, BLOCK_K)
         else:
             tokens = later
-            later = _read_tokens(from_tokens, real, start + BLOCK_K, k, BLOCK_K)
+            later = read_tokens(from_tokens, real, start + BLOCK_K, k, BLOCK_K)
         y = tl.dot(weights, tokens.T, y, input_precision="ieee")
         if gate is not None:
             gated = tl.dot(gated_weights, tokens.T, gated, input_precision="ieee")
     await_inputs(overlapped)  # a program without columns must wait as well before it writes
 
     row = first_row + tl.arange(0, BLOCK_N)
-    known = row < n
-    wanted = known[:, None] & real[None, :]
-    if shared:
-        tile = tl.program_id(0)
-        at = tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + token[None, :]
-        if gate is not None:
-            others = shares + tl.cast(split, tl.int64) * tl.num_programs(0) * y.numel
-            to = others + (tl.cast(tile, tl.int64) * split + tl.program_id(1)) * y.numel
-            tl.store(to + at, gated)
-        if not leave_share(shares, counters, y, at, tile, tl.program_id(1), split):
-            return
-        if gate is not None:
-            gated = add_shares(others, counters, at, tile, split)
-        y = add_shares(shares, counters, at, tile, split)
-    y = add_bias(y, bias, row, known)
-    dtype = out.dtype.element_ty
-    if gate is not None:
-        y = activation(y, gate, dtype) * add_bias(gated, bias, n + row, known)
-    tl.store(out + token[None, :] * n + row[:, None], y.to(dtype), mask=wanted)
+    finish(
+        y, gated, bias, out, shares, counters, row, row < n, token, real, n, split, gate, shared, BLOCK_M, BLOCK_N
+    )  # fmt: skip

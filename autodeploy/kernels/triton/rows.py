@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def rows_of(x: Tensor) -> Tensor:
@@ -14,3 +15,8 @@ def rows_of(x: Tensor) -> Tensor:
 def dense(x: Tensor | None) -> Tensor | None:
     """x without gaps between its elements."""
     return None if x is None else x.contiguous()
+
+
+def described(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """What brings blocks of `rows` by `columns` of x, with zeros for what is outside of it."""
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, columns])

@@ -11,33 +11,42 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from autodeploy.kernels.storage import Storage
 from autodeploy.kernels.triton.activation import gated_activation
-from autodeploy.kernels.triton.launch import overlap, overlaps
+from autodeploy.kernels.triton.launch import overlap
 from autodeploy.kernels.triton.quantized import (
     LIBRARY,
+    WIDE_ROWS,
     Launch,
     QuantizedConfig,
     ScaleLayout,
+    can_be_brought,
     fit,
     fitting,
     rows_for,
 )
 from autodeploy.kernels.triton.rows import dense
+from autodeploy.kernels.triton.scaled_ring import scaled_ring
 from autodeploy.kernels.triton.scaled_skinny import scaled_matvec_kernel, scaled_skinny_kernel
 from autodeploy.kernels.triton.scaled_tiles import scaled_tiles_kernel
 
 ONE_ROW = tuple(
     QuantizedConfig(block_n, block_k, 1, num_warps, 1, way="vector")
-    for block_n, block_k, num_warps in ((4, 2048, 4), (4, 4096, 4), (2, 2048, 2), (4, 2048, 2))
+    for block_n, block_k, num_warps in ((4, 2048, 4), (4, 4096, 4), (2, 2048, 2))
 )
-FEW_ROWS = tuple(
-    QuantizedConfig(block_n, block_k, split, num_warps, num_stages, held=True)
-    for block_n, block_k, num_warps, num_stages in ((64, 256, 4, 6), (32, 512, 2, 4), (16, 256, 1, 6), (64, 256, 4, 4))
-    for split in (1, 2, 4)
+FEW_ROWS = (
+    QuantizedConfig(64, 256, 1, 4, 6),
+    QuantizedConfig(64, 256, 2, 4, 6),
+    QuantizedConfig(64, 256, 2, 4, 6, held=True),
+    QuantizedConfig(64, 256, 4, 4, 4, held=True),
+)
+RINGS = (
+    QuantizedConfig(128, 256, 1, 8, 3, way="ring"),
+    QuantizedConfig(64, 256, 1, 4, 3, way="ring"),
+    QuantizedConfig(64, 512, 2, 4, 3, way="ring"),
+    QuantizedConfig(64, 512, 4, 4, 3, way="ring"),
 )
 SOME_ROWS = tuple(
-    QuantizedConfig(block_n, block_k, split, num_warps, num_stages)
-    for block_n, block_k, num_warps, num_stages in ((64, 256, 4, 6), (64, 256, 4, 4), (64, 128, 4, 6), (128, 128, 8, 6))
-    for split in (1, 2)
+    QuantizedConfig(block_n, block_k, split, num_warps, 6)
+    for block_n, block_k, num_warps, split in ((64, 256, 4, 1), (64, 256, 4, 2), (64, 128, 4, 1), (128, 128, 8, 1))
 )
 TILES = tuple(
     QuantizedConfig(block_n, 128, 1, num_warps, num_stages, block_m, "tiles")
@@ -50,7 +59,7 @@ BLOCKS = tuple(
     for block_m, block_n, split in ((128, 128, 1), (128, 64, 1), (64, 128, 1), (128, 64, 2))
 )
 """For many rows where columns have scales of their own, or no tiles can be brought."""
-FEW, SOME = 8, 64
+FEW, SOME = 16, 64
 """So many rows of x fill the least, or the most, of what a skinny matmul multiplies at once."""
 MOST_ROWS = 1024
 """Past so many, PyTorch's own matmul is the fastest."""
@@ -60,23 +69,20 @@ def candidates(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> 
     """The configurations worth timing for m rows of x and a result in dtype, the best guess first."""
     whole = storage.groups == 1 and storage.scale_rows in (1, n) and storage.x_groups <= 1
     if m > SOME:
-        found = (*(TILES if whole and _can_be_brought(k) else ()), *BLOCKS)
+        found = (*(TILES if whole and can_be_brought(k) else ()), *BLOCKS)
         library = (LIBRARY,) if whole and storage.format == "fp8" and _has_library(n, k, dtype) else ()
         return library if library and m > MOST_ROWS else fitting((*library, *found), m, k, 1)
     configs = FEW_ROWS if m <= FEW else SOME_ROWS
+    if m <= FEW and whole and can_be_brought(k):
+        configs = (*configs, *RINGS)
     if m == 1 and whole:
-        configs = (*ONE_ROW, *configs)
+        configs = (*ONE_ROW, *configs[:1])
     return fitting(configs, m, k, 1)
-
-
-def _can_be_brought(k: int) -> bool:
-    """Whether the accelerator can bring rows of k bytes."""
-    return k % 16 == 0 and torch.cuda.is_available() and overlaps(torch.device("cuda", torch.cuda.current_device()))
 
 
 def _has_library(n: int, k: int, dtype: torch.dtype) -> bool:
     """Whether PyTorch multiplies such a weight, with scales of whole rows."""
-    return k % 16 == 0 and n % 16 == 0 and dtype == torch.bfloat16 and _can_be_brought(k)
+    return k % 16 == 0 and n % 16 == 0 and dtype == torch.bfloat16 and can_be_brought(k)
 
 
 def first(m: int, weight: Tensor, dtype: torch.dtype, scale: Tensor, x_scale: Tensor) -> QuantizedConfig:
@@ -158,7 +164,7 @@ def run(
     out = torch.empty((*x.shape[:-1], n), dtype=dtype, device=x.device)
     if out.numel():
         weight, weight_scale, bias = weight.contiguous(), weight_scale.contiguous(), dense(bias)
-        start = _tiles if config.way == "tiles" else _skinny
+        start = {"tiles": _tiles, "ring": scaled_ring}.get(config.way, _skinny)
         start(rows_for(x, config), x_scale.contiguous(), weight, weight_scale, bias, out, config, gate)
     return out
 
@@ -180,7 +186,7 @@ def _skinny(
     x_groups = 0 if x_scale.numel() == 1 else x_scale.shape[-1]
     x_group = k // x_groups if x_groups > 1 else 0
     config = fit(config, k, min((group for group in (layout.group, x_group) if group), default=0))
-    launch = Launch.of(config, m, size, k, gate, rows.device)
+    launch = Launch.of(config, m, size, k, gate, rows.device, WIDE_ROWS)
     given = (rows, x_scale, weight, weight_scale, bias, out, launch.shares, launch.counters)
     if config.way == "vector":
         scaled_matvec_kernel[launch.grid](

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 import triton
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from autodeploy.kernels.triton.launch import current_device, overlap, shared_memory
 from autodeploy.kernels.triton.ring import ring_kernel
+from autodeploy.kernels.triton.rows import described
 from autodeploy.kernels.triton.shares import counters, shares_of
 from autodeploy.kernels.triton.tiles import tiles_kernel
 
@@ -86,12 +86,7 @@ def _fitting(m: int, k: int, dtype: torch.dtype, *by_size: tuple[TileConfig, ...
     return tuple(one for one in tried if one.shared_bytes(dtype) <= room)
 
 
-def _described(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
-    """What brings blocks of `rows` by `columns` of x, with zeros for what is outside of it."""
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, columns])
-
-
-def can_be_described(x: Tensor) -> bool:
+def can_bedescribed(x: Tensor) -> bool:
     """Whether rows can be brought by the accelerator as they lie in memory: 16 bytes at a time."""
     step = x.stride(-2) * x.itemsize if x.dim() > 1 else 0
     return x.stride(-1) == 1 and step % 16 == 0 and x.data_ptr() % 16 == 0
@@ -108,11 +103,11 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: TileConfig, gate
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
-    rows, weight = (one if can_be_described(one) else one.contiguous().clone() for one in (rows, weight))
+    rows, weight = (one if can_bedescribed(one) else one.contiguous().clone() for one in (rows, weight))
     block_n = config.block_n if gate is None else config.block_n // 2
     tiles, split = triton.cdiv(m, config.block_m) * triton.cdiv(n, block_n), config.split_k
     given = (
-        _described(weight, block_n, config.block_k),
+        described(weight, block_n, config.block_k),
         None if bias is None else bias.contiguous(),
         out,
         shares_of(tiles, split, config.block_m * config.block_n, x.device),
@@ -135,7 +130,7 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: TileConfig, gate
     if config.ring:
         ring_kernel[(tiles, split)](rows, *given, rows.stride(0), **options)
     else:
-        tiles_kernel[(tiles * split,)](_described(rows, config.block_m, config.block_k), *given, **options)
+        tiles_kernel[(tiles * split,)](described(rows, config.block_m, config.block_k), *given, **options)
     return out
 
 

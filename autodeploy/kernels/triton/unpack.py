@@ -27,6 +27,15 @@ def _nibbles(magic: str, bias: str, kind: str) -> str:
     return _pairs(f"lop3.b32 u, u, 0x000f000f, {magic}, 0xEA; mov.b32 s, {bias}; sub.{kind} OUT, u, s;")
 
 
+def _quarters(magic: str, bias: str, kind: str) -> str:
+    """As `_nibbles`, of two numbers of 16 bits: the lowest nibble of both is $0, and so on, with no byte moved."""
+    turns = (
+        f"shr.u32 u, $4, {4 * at}; lop3.b32 u, u, 0x000f000f, {magic}, 0xEA; mov.b32 s, {bias}; sub.{kind} ${at}, u, s;"
+        for at in range(4)
+    )
+    return "{\n.reg .b32 s, u;\n" + "\n".join(turns) + "\n}"
+
+
 def _e2m1_pairs(shift: int, mask: str, factor: str, kind: str) -> str:
     """Exponent and mantissa moved to the place of a wider float's, whose bias `factor` then makes good."""
     size = f"shl.b32 s, u, {shift}; and.b32 s, s, {mask};"
@@ -40,6 +49,8 @@ NIBBLES_BF16 = tl.constexpr(_nibbles("0x43004300", "0x43084308", "bf16x2"))
 NIBBLES_FP16 = tl.constexpr(_nibbles("0x64006400", "0x64086408", "f16x2"))
 E2M1_BF16 = tl.constexpr(_e2m1_pairs(6, "0x01c001c0", "0x7e807e80", "bf16x2"))
 E2M1_FP16 = tl.constexpr(_e2m1_pairs(9, "0x0e000e00", "0x74007400", "f16x2"))
+QUARTERS_BF16 = tl.constexpr(_quarters("0x43004300", "0x43084308", "bf16x2"))
+QUARTERS_FP16 = tl.constexpr(_quarters("0x64006400", "0x64086408", "f16x2"))
 BYTES_BF16 = tl.constexpr("""{
     .reg .b32 s, t, u, v;
     prmt.b32 s, $2, 0, 0x4140;
@@ -63,6 +74,27 @@ BYTES_FP16 = tl.constexpr("""{
     sub.f16x2 $1, u, d;
     }""")
 """1024 and the byte with its sign turned, less 1152."""
+HALVES_BF16 = tl.constexpr("""{
+    .reg .b32 s, u, v;
+    lop3.b32 u, $2, 0x007f007f, 0x43004300, 0xEA;
+    lop3.b32 v, $2, 0x00800080, 0x43004300, 0xEA;
+    sub.bf16x2 $0, u, v;
+    shr.u32 s, $2, 8;
+    lop3.b32 u, s, 0x007f007f, 0x43004300, 0xEA;
+    lop3.b32 v, s, 0x00800080, 0x43004300, 0xEA;
+    sub.bf16x2 $1, u, v;
+    }""")
+HALVES_FP16 = tl.constexpr("""{
+    .reg .b32 s, u, d;
+    mov.b32 d, 0x64806480;
+    xor.b32 s, $2, 0x80808080;
+    lop3.b32 u, s, 0x00ff00ff, 0x64006400, 0xEA;
+    sub.f16x2 $0, u, d;
+    shr.u32 s, s, 8;
+    lop3.b32 u, s, 0x00ff00ff, 0x64006400, 0xEA;
+    sub.f16x2 $1, u, d;
+    }""")
+"""The same of the low and of the high bytes of two numbers of 16 bits."""
 BYTES_FP32 = tl.constexpr("""{
     .reg .b32 s, c, u;
     mov.b32 c, 0x4b000000;
@@ -118,6 +150,42 @@ def _halves(packed, format: tl.constexpr, dtype: tl.constexpr):
     else:
         low = _e2m1(packed & 15).to(dtype)
         high = _e2m1(packed >> 4).to(dtype)
+    return low, high
+
+
+@triton.jit
+def quarters(packed, dtype: tl.constexpr):
+    """The numbers in the four nibbles of 16 bits of int4, less 8, the lowest first, in a dtype of 16 bits."""
+    if NATIVE and dtype == tl.bfloat16:
+        first, second, third, last = tl.inline_asm_elementwise(
+            QUARTERS_BF16, "=&r,=&r,=&r,=&r,r", [packed], (tl.bfloat16,) * 4, is_pure=True, pack=2
+        )
+    elif NATIVE:
+        first, second, third, last = tl.inline_asm_elementwise(
+            QUARTERS_FP16, "=&r,=&r,=&r,=&r,r", [packed], (tl.float16,) * 4, is_pure=True, pack=2
+        )
+    else:
+        wide = packed.to(tl.int32)
+        first = ((wide & 15) - 8).to(dtype)
+        second = (((wide >> 4) & 15) - 8).to(dtype)
+        third = (((wide >> 8) & 15) - 8).to(dtype)
+        last = (((wide >> 12) & 15) - 8).to(dtype)
+    return first, second, third, last
+
+
+@triton.jit
+def halves(packed, dtype: tl.constexpr):
+    """The numbers in the low and in the high byte of 16 bits of int8, in a dtype of 16 bits."""
+    if NATIVE and dtype == tl.bfloat16:
+        low, high = tl.inline_asm_elementwise(
+            HALVES_BF16, "=&r,=&r,r", [packed], (tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
+        )
+    elif NATIVE:
+        low, high = tl.inline_asm_elementwise(
+            HALVES_FP16, "=&r,=&r,r", [packed], (tl.float16, tl.float16), is_pure=True, pack=2
+        )
+    else:
+        low, high = packed.to(tl.int8).to(dtype), (packed >> 8).to(tl.int8).to(dtype)
     return low, high
 
 
