@@ -13,6 +13,7 @@ from transformers import PretrainedConfig
 
 from autodeploy.artifact.manifest import MANIFEST, versions
 from autodeploy.calibration.request import Request
+from autodeploy.checkpoints import form_of
 from autodeploy.discovery import discover, kernel_table
 from autodeploy.errors import ModelError, UnsupportedError
 from autodeploy.export import Traced, load_config, trace_model
@@ -57,6 +58,7 @@ class Job:
         if (self.files.folder / MANIFEST).is_file():
             raise ModelError(f"{model} is an artifact, built already: autodeploy serve {model}")
         self.config: PretrainedConfig = load_config(self.files.folder)
+        self.form = form_of(self.config)
         self.dtype, self.dtype_reason = choose_dtype(dtype, self.choice, self.config)
         self._quantize = quantize
         self.searches = quantize == AUTO
@@ -113,8 +115,10 @@ class Job:
 
     @property
     def origin(self) -> dict[str, str | None]:
-        """What the artifact says of the model it was made from: of a Hub model, the commit."""
-        return {"reference": self.files.reference, "origin": self.files.origin, "revision": self.files.revision}
+        """What the artifact says of the model it was made from: of a Hub model, the commit; how it is quantized."""
+        stored = None if self.form is None else f"{self.form.name}: {self.form.describe()}"
+        named = {"reference": self.files.reference, "origin": self.files.origin, "revision": self.files.revision}
+        return {**named, "stored": stored}
 
     def _notes(self) -> list[str]:
         if self.choice.gpu.is_cpu or torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,32 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from autodeploy.errors import ModelError, UnsupportedError
 from autodeploy.export.registry import IMPLEMENTATION, register
 
+MODELOPT = "hf_quant_config.json"
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """Read `config.json` of a Hugging Face folder; raises ModelError when it is missing or unknown."""
+    """Read `config.json` of a Hugging Face folder; raises ModelError when it is missing or unknown.
+
+    What modelopt's older exports say of quantization in a file of its own is laid into it.
+    """
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a Hugging Face model folder")
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(f"{folder / 'config.json'}: {_first_sentence(error)}") from error
+    if getattr(config, "quantization_config", None) is None and (folder / MODELOPT).is_file():
+        config.quantization_config = {"quant_method": "modelopt", **_read(folder / MODELOPT)}
     return config
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+        return {**found}
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{file} is damaged: it holds no settings in JSON ({error})") from error
 
 
 def build_meta_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
