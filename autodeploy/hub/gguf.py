@@ -1,4 +1,4 @@
-"""GGUF files, dequantized once into a plain folder that is read like any other model."""
+"""GGUF files, rewritten once into a folder that is read like any other model."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ MAGIC = b"GGUF"
 LAYOUT = 1  # raised when what we write changes, so that older conversions are made again
 
 
-def convert(file: Path) -> Path:
-    """Give the folder with `file` in bf16 safetensors, with its tokenizer, chat template and configuration.
+def convert(file: Path, *, packed: bool = False) -> Path:
+    """Give the folder with `file` in safetensors, with its tokenizer, chat template and configuration.
 
-    It is made once per file (its path, size and time of change) and kept in `cache_dir()`.
+    Weights are in bf16, a plain checkpoint of transformers. With `packed`, those of the kinds that we have operators
+    for keep their 4 or 8 bits, and only we can read it. A folder is made once per file (its path, size and time of
+    change) and kept in `cache_dir()`.
     Raises ModelError for a file that is not GGUF, is truncated, or holds an architecture transformers cannot read.
     """
     with file.open("rb") as opened:
         if opened.read(len(MAGIC)) != MAGIC:
             raise ModelError(f"{file} is not a GGUF file: it does not begin with {MAGIC.decode()}")
     status = file.stat()
-    identity = f"{LAYOUT} {file.resolve()} {status.st_size} {status.st_mtime_ns}"
+    identity = f"{LAYOUT}{' packed' * packed} {file.resolve()} {status.st_size} {status.st_mtime_ns}"
     name = f"{file.stem}-{sha256(identity.encode()).hexdigest()[:16]}"
-    return make_folder(cache_dir() / "gguf" / name, partial(_write, file))
+    return make_folder(cache_dir() / "gguf" / name, partial(_write, file, packed))
 
 
-def _write(file: Path, folder: Path) -> None:
+def _write(file: Path, packed: bool, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from autodeploy.hub.gguf_blocks import write_packed
 
     try:
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
@@ -44,5 +48,8 @@ def _write(file: Path, folder: Path) -> None:
         setattr(model, name, value)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.save_pretrained(folder)
+    if packed:
+        write_packed(file, model, folder)
+    else:
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -30,22 +30,27 @@ class ModelFiles:
 
 
 def resolve(
-    reference: str, *, revision: str | None = None, weights: bool = True, progress: Progress | None = None
+    reference: str,
+    *,
+    revision: str | None = None,
+    weights: bool = True,
+    packed: bool = False,
+    progress: Progress | None = None,
 ) -> ModelFiles:
     """Bring a model's files here and say where they are.
 
     `reference` is a Hub id `org/name` or `org/name@revision`, a folder, a `.gguf` file, or `pkg:NAME`. What begins like
-    a path, or exists as one, is a path. Without `weights`, a Hub model's weights are not downloaded. `progress` is told
-    of the bytes of a download.
+    a path, or exists as one, is a path. Without `weights`, a Hub model's weights are not downloaded. With `packed`, a
+    GGUF keeps its bits, and without it is widened to bf16. `progress` is told of the bytes of a download.
     Raises ModelError, in one sentence, for a reference that leads nowhere.
     """
     reference = reference.strip()
     if reference.startswith("pkg:"):
         _refuse_revision(reference, revision)
-        return ModelFiles(reference, convert(find_gguf(reference.removeprefix("pkg:"))), "package")
+        return ModelFiles(reference, convert(find_gguf(reference.removeprefix("pkg:")), packed=packed), "package")
     if _is_path(reference):
         _refuse_revision(reference, revision)
-        return _local(reference, Path(reference).expanduser())
+        return _local(reference, Path(reference).expanduser(), packed)
     match = HUB_ID.fullmatch(reference)
     if match is None:
         raise ModelError(
@@ -66,9 +71,9 @@ def _is_path(reference: str) -> bool:
     return looks_like_one or (reference != "" and Path(reference).exists())
 
 
-def _local(reference: str, path: Path) -> ModelFiles:
+def _local(reference: str, path: Path, packed: bool) -> ModelFiles:
     if path.is_file() and path.suffix == ".gguf":
-        return ModelFiles(reference, convert(path), "gguf")
+        return ModelFiles(reference, convert(path, packed=packed), "gguf")
     if not path.exists():
         raise ModelError(f"{path} does not exist; {_nearest_path(path)}")
     if not path.is_dir():
