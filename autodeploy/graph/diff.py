@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from itertools import pairwise
@@ -31,14 +31,14 @@ class GraphDiff:
     def regions(self) -> list[tuple[int, tuple[str, ...]]]:
         """What changed, region by region without the `@`: those that differ in their layer alone are told once.
 
-        With each, how many there are.
+        With each, how many there are. Inputs that differ in their numbers alone share a line.
         """
         found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
         starts = [*(at for at, line in enumerate(self.lines) if line.startswith("@")), len(self.lines)]
         for start, stop in pairwise(starts):
             region = self.lines[start + 1 : stop]
             found.setdefault(tuple(_NUMBERS.sub("", line) for line in region), []).append(region)
-        return [(len(alike), alike[0]) for alike in found.values()]
+        return [(len(alike), tuple(_brief(alike[0]))) for alike in found.values()]
 
     @property
     def removed(self) -> tuple[str, ...]:
@@ -85,3 +85,13 @@ def diff_lines(name: str, before: Sequence[str], after: Sequence[str]) -> GraphD
                 lines += [f"- {line}" for line in before[start:stop]]
                 lines += [f"+ {line}" for line in after[new_start:new_stop]]
     return GraphDiff(name, tuple(lines))
+
+
+def _brief(lines: Iterable[str]) -> Iterator[str]:
+    """The lines, those of inputs such as the caches of all layers once."""
+    alike: dict[str, list[str]] = {}
+    for line in lines:
+        stem = line if " = " in line else re.sub(r"\d+", "", line.partition(":")[0])
+        alike.setdefault(stem, []).append(line)
+    for group in alike.values():
+        yield group[0] + (f", and {len(group) - 1} more of its kind" if len(group) > 1 else "")

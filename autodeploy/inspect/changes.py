@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-
 from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
@@ -24,17 +21,7 @@ def show_diff(diff: GraphDiff) -> RenderableType:
     grid.add_column(overflow="fold")  # which keeps the rest of a long line clear of the marks
     for times, lines in diff.regions:
         grid.add_row("", Text(f"{times} times" if times > 1 else "once", "dim"))
-        for line in _brief(lines):
+        for line in lines:
             style = _STYLES.get(line[:1], "")
             grid.add_row(Text(line[:1], style), Text(line[2:], style))
     return Lines(Text(f"{diff.name}: {len(diff.removed)} lines became {len(diff.added)}", "bold"), grid)
-
-
-def _brief(lines: Iterable[str]) -> Iterator[str]:
-    """The lines, with inputs that differ in their numbers alone told once."""
-    alike: dict[str, list[str]] = {}
-    for line in lines:
-        stem = line if " = " in line else re.sub(r"\d+", "", line.split(":")[0])
-        alike.setdefault(stem, []).append(line)
-    for group in alike.values():
-        yield group[0] + (f", and {len(group) - 1} more of its kind" if len(group) > 1 else "")

@@ -9,7 +9,7 @@ from autodeploy.graph.diff import GraphDiff
 from autodeploy.graph.text import node_text
 from autodeploy.inspect.fold import fold_graph
 from autodeploy.inspect.graph_page import draw_graph
-from autodeploy.inspect.model import GraphView
+from autodeploy.inspect.model import INPUTS, GraphView
 from autodeploy.inspect.page import render
 
 
@@ -39,7 +39,8 @@ def _pane(graph: Graph, other: Graph, absent: str) -> Markup:
     view = fold_graph(graph, absent)
     marks = find_marks(view, graph, other, absent)
     telling = {one for one, mark in marks.items() if mark == absent} or set(marks)
-    groups = (one.id for one in view.root.groups() if any(inner.id in telling for inner in one.operations()))
+    calls = (one for one in view.root.groups() if one.label != INPUTS)  # new inputs matter less than what reads them
+    groups = (one.id for one in calls if any(inner.id in telling for inner in one.operations()))
     return draw_graph(view, marks, frozenset(groups))
 
 

@@ -40,7 +40,7 @@ def portions(fit: Fit) -> list[Portion]:
         ("cache", "c3", max(0.0, fit.cache)),
     )
     whole = max(fit.capacity, sum(size for _, _, size in parts))
-    named = [Portion(name, slot, size, size / whole) for name, slot, size in parts]
+    named = [Portion(name, slot, size, size / whole) for name, slot, size in parts if size]
     rest = whole - sum(size for _, _, size in parts)
     return [*named, *([Portion("free", "q1", rest, rest / whole)] if rest > 0.001 * whole else [])]
 

@@ -24,11 +24,11 @@ class Page:
 
     def _repr_html_(self) -> str:
         """The view for a cell's output: a block whose styles and names touch nothing around it."""
-        return render("output.html", body=self.body, title=self.title, id=new_id())
+        return str(render("output.html", body=self.body, title=self.title, id=new_id()))
 
     def document(self) -> str:
         """The view as a whole HTML document."""
-        return render("document.html", title=self.title, content=Markup(self._repr_html_()))
+        return str(render("document.html", title=self.title, content=Markup(self._repr_html_())))
 
     def save(self, path: str | Path) -> Path:
         """Write the document to `path`."""

@@ -269,7 +269,8 @@
 
     function begin() {
       scale(Math.min(1, Math.max(0.6, pane.clientWidth / canvas.offsetWidth)));
-      const pick = boxes.find((one) => one.matches(".added, .removed")) || boxes.find((one) => one.matches(".rewired"));
+      const seen = boxes.filter(isShown);
+      const pick = seen.find((one) => one.matches(".added, .removed")) || seen.find((one) => one.matches(".rewired"));
       if (pick) {
         current = pick;
         centre(pick, true);
