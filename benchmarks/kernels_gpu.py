@@ -1,6 +1,6 @@
 """Check and time the CUDA kernels at the shapes of Llama-3.1-8B.
 
-usage: python benchmarks/kernels_gpu.py [--only linear,decode,…] [--rows 1,8,64] [--pages 16,64] [--sweep] [--json FILE]
+usage: python benchmarks/kernels_gpu.py [--only linear,…] [--rows 1,8,64] [--pages 16,64] [--sweep] [--json FILE]
 
 Each figure is the median of replayed CUDA graphs over rotating buffers; the ceilings are measured in the same run.
 `--sweep` tries many configurations; their kernels are first compiled in several processes.
@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from cuda_cases import call_once, decode_cases, prefill_cases
 from cuda_linear_cases import linear_cases
+from cuda_quantized_cases import quantized_cases
 from cuda_small_cases import row_cases, sampling_cases
 from cuda_timing import Case, Measurement, matmul_ceiling, measure, read_ceiling
 from triton.runtime.errors import OutOfResources
@@ -33,6 +34,8 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
     kinds = options.only.split(",")
     if "linear" in kinds:
         yield from linear_cases(rows, options.sweep)
+    if "quantized" in kinds:
+        yield from quantized_cases(rows)
     if "decode" in kinds:
         yield from decode_cases(pages, options.sweep)
     if "prefill" in kinds:
@@ -74,7 +77,7 @@ def run(case: Case) -> Iterator[Measurement]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="linear,decode,prefill,rows,sampling")
+    parser.add_argument("--only", default="linear,quantized,decode,prefill,rows,sampling")
     parser.add_argument("--rows", default="1,8,64")
     parser.add_argument("--pages", default="16")
     parser.add_argument("--sweep", action="store_true")

@@ -1,4 +1,4 @@
-"""Attention compiled for Hopper on a machine without one: the interpreter forgives what the compiler does not."""
+"""Kernels compiled for Hopper on a machine without one: the interpreter forgives what the compiler does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from autodeploy.kernels.triton import attention
+from autodeploy.kernels.triton import attention, packed_linear, scaled_linear
+from autodeploy.kernels.triton.quantized import QuantizedConfig
 
 pytestmark = pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="the GPU's own tests compile them")
 
@@ -80,3 +81,30 @@ def test_attention_over_8_bits_compiles(
 ) -> None:
     launch_step(cached, scales)
     assert compiled == ALL
+
+
+RING = QuantizedConfig(128, 128, 2, 4, 3, way="ring")
+
+
+@pytest.mark.parametrize(("dtype", "columns", "group"), [(torch.int8, 256, 256), (torch.uint8, 128, 128)])
+def test_rings_of_packed_weights_compile(compiled: list[str], dtype: torch.dtype, columns: int, group: int) -> None:
+    x, weight = torch.randn(3, 256).bfloat16(), torch.ones(256, columns, dtype=dtype)
+    scale, format = torch.ones(256, 256 // group).bfloat16(), "int8" if dtype == torch.int8 else "int4"
+    for gate in (None, "silu"):
+        packed_linear.run(x, weight, scale, None, None, None, format, RING, gate)
+    assert compiled == ["packed_ring_kernel"] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_rings_of_quantized_rows_compile(compiled: list[str], dtype: torch.dtype) -> None:
+    x, weight = torch.ones(3, 256).to(dtype), torch.ones(256, 256).to(dtype)
+    for gate in (None, "silu"):
+        scaled_linear.run(x, torch.ones(3, 1), weight, torch.ones(256, 1), None, torch.bfloat16, RING, gate)
+    assert compiled == ["scaled_ring_kernel"] * 2
+
+
+def test_one_row_of_nibbles_compiles(compiled: list[str]) -> None:
+    x, weight = torch.randn(1, 256).bfloat16(), torch.ones(64, 128, dtype=torch.uint8)
+    way = QuantizedConfig(8, 256, 1, 4, 1, way="vector")
+    packed_linear.run(x, weight, torch.ones(64, 2).bfloat16(), None, None, None, "int4", way)
+    assert compiled == ["nibble_matvec_kernel"]
