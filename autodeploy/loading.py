@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -50,7 +49,7 @@ def load_core(
     phases.mark("graph")
     buckets = captured(program, resolved)
     if compiler is not None and buckets:
-        compiler.compile(partial(rehearse, program, resolved, buckets))
+        compiler.compile(rehearse(program, resolved, buckets))
     phases.mark("kernels")
     reading.wait()
     phases.mark("weights")

@@ -101,22 +101,29 @@ def _check_op(one: object, plugin: str) -> None:
 
 
 def _check_pass(one: object, plugin: str) -> None:
-    from autodeploy.pipeline import Pass, Stage
+    from autodeploy.pipeline import Pass
 
     if not (isinstance(one, type) and issubclass(one, Pass)):
         raise PluginError(f"passes hold {one!r}; a subclass of autodeploy.pipeline.Pass is expected")
-    where = f"the pass {one.__name__} ({place_of(one)})"
+    lack = _lack_of_pass(one)
+    if lack is not None:
+        raise PluginError(f"the pass {one.__name__} ({place_of(one)}) {lack}")
+
+
+def _lack_of_pass(one: type[Pass]) -> str | None:
+    """What a pass is without, if anything. Where it is written takes long to find, and is asked for only then."""
+    from autodeploy.pipeline import Pass, Stage
+
     if not isinstance(getattr(one, "name", None), str):
-        raise PluginError(f"{where} has no `name: ClassVar[str]`")
+        return "has no `name: ClassVar[str]`"
     if not isinstance(getattr(one, "stage", None), Stage):
-        raise PluginError(f"{where} has no `stage: ClassVar[Stage]`")
+        return "has no `stage: ClassVar[Stage]`"
     if one.run is Pass.run:
-        raise PluginError(f"{where} has no method `run`")
+        return "has no method `run`"
     for anchors in ("before", "after"):
         if not isinstance(getattr(one, anchors), tuple):
-            raise PluginError(
-                f"{where} has a `{anchors}` that is no tuple of names: write ({getattr(one, anchors)!r},)"
-            )
+            return f"has a `{anchors}` that is no tuple of names: write ({getattr(one, anchors)!r},)"
+    return None
 
 
 def _check_pattern(one: object, plugin: str) -> None:

@@ -135,7 +135,8 @@ def _check_identifier(text: str, what: str) -> None:
 def _add_weight(root: nn.Module, saved: SavedNode, weights: Mapping[str, torch.Tensor]) -> None:
     if saved.target not in weights:
         raise ArtifactError(f"graph.json reads the weight {saved.target[:60]!r}; {nearest(saved.target, weights)}")
-    empty = torch.empty_like(weights[saved.target], device="meta")
+    weight = weights[saved.target]
+    empty = torch.empty(weight.shape, dtype=weight.dtype, device="meta")  # empty_like would import sympy, for a second
     try:
         set_attribute(root, saved.target, nn.Parameter(empty, requires_grad=False))
     except (AttributeError, KeyError) as error:  # one weight's name is the path to another, or a module's own attribute

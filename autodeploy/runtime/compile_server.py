@@ -1,7 +1,7 @@
 """`python -m autodeploy.runtime.compile_server`: compiles kernels for a process that is busy with other things.
 
-Each line that it reads asks for kernels; it answers with a line when they are in Triton's cache. It never touches the
-GPU, so that it may fork.
+Each line that it reads asks for kernels, which are compiled at once and go to Triton's cache. An empty one asks whether
+they are there: it is answered with a line, when they are. The GPU is never touched, so that the process may fork.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from concurrent.futures import Future, ProcessPoolExecutor
 from importlib import import_module
 from multiprocessing import get_context
 from operator import attrgetter
@@ -18,6 +17,9 @@ from typing import Any, TextIO
 
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
+from triton.runtime.cache import triton_key
+
+MOST_PROCESSES = 32
 
 
 class Described:
@@ -37,27 +39,44 @@ class Described:
 
 def serve(requests: TextIO, answers: TextIO) -> None:
     """Compile what each request asks for."""
-    for line in requests:
-        request = json.loads(line)
-        kernels = request["kernels"]
-        workers = min(len(kernels), os.cpu_count() or 1)
-        with ProcessPoolExecutor(workers, get_context("fork")) as pool:
-            done = sum(pool.map(partial(_compile, GPUTarget(*request["target"])), kernels))
-        print(done, file=answers, flush=True)
+    under_way: list[Future[bool]] = []
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, MOST_PROCESSES), get_context("fork")) as pool:
+        for line in requests:
+            if line.strip():
+                request = json.loads(line)
+                target = GPUTarget(*request["target"])
+                under_way += [pool.submit(_compile, target, *kernel) for kernel in request["kernels"]]
+            else:
+                print(sum(one.result() for one in under_way), file=answers, flush=True)
 
 
-def _compile(target: GPUTarget, kernel: tuple[str, str, str]) -> bool:
-    """Compile one kernel of a module, which Triton has described; whether that worked."""
-    module, name, described = kernel
+def _compile(target: GPUTarget, module: str, name: str, described: str) -> bool:
+    """Compile one kernel of a module, which Triton has described, and what launches it; whether that worked."""
     driver.set_active(Described(target))
     function: Any = attrgetter(name)(import_module(module))
     try:
-        function.preload(described)
+        compiled = function.preload(described)
+        if target.backend == "cuda":
+            from triton.backends.nvidia.driver import CudaLauncher
+
+            CudaLauncher(compiled.src, compiled.metadata)
     except Exception:  # whoever launches it compiles it again, and is told why it fails
         return False
     return True
 
 
+def prepare() -> None:
+    """What takes seconds, in which nobody asks yet."""
+    try:
+        from triton.backends.nvidia.driver import CudaUtils
+
+        CudaUtils()  # C code, compiled into the cache
+    except Exception:  # as above
+        pass
+    import_module("autodeploy.kernels.triton.register")
+    triton_key()  # a hash of all of Triton, for each process that is forked
+
+
 if __name__ == "__main__":
-    import_module("autodeploy.kernels.triton.register")  # takes seconds, in which nobody asks yet
+    prepare()
     serve(sys.stdin, sys.stdout)

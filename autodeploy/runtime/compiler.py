@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,25 +25,38 @@ class Compiler:
             [sys.executable, "-m", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def compile(self, act: Callable[[], object]) -> int:
-        """Compile what `act` launches and is not compiled in this process; how many kernels that were.
+    def compile(self, steps: Iterable[object]) -> int:
+        """Compile what `steps` launch and is not compiled in this process; how many kernels that were.
 
-        Those are not launched, so that `act` computes nothing of meaning. One that does not compile is left to whoever
-        launches it: there the error is raised.
+        Those are not launched, so that a step computes nothing of meaning. While one is taken, what those before it
+        launch is compiled. A kernel that does not compile is left to whoever launches it: there the error is raised.
         """
+        asked: set[str] = set()
         with _gathering() as wanted:
-            act()
+            for _ in steps:
+                self._ask({described: one for described, one in wanted.items() if described not in asked})
+                asked.update(wanted)
+        if asked:
+            from triton.runtime.cache import triton_key
+
+            self._send("")
+            triton_key()  # a hash of all of Triton, which this process needs to find what is compiled
+            assert self._process.stdout is not None
+            self._process.stdout.readline()
+        return len(asked)
+
+    def _ask(self, wanted: Wanted) -> None:
         if wanted:
             from triton.runtime import driver
 
             target = driver.active.get_current_target()
             request = {"target": [target.backend, target.arch, target.warp_size], "kernels": list(_jobs(wanted))}
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-            self._process.stdout.readline()
-        return len(wanted)
+            self._send(json.dumps(request))
+
+    def _send(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
 
     def close(self) -> None:
         """End the process."""

@@ -17,22 +17,24 @@ from autodeploy.runtime.tables import Tables
 
 
 @torch.inference_mode()
-def rehearse(model: Model, settings: RuntimeSettings, buckets: Iterable[Bucket]) -> None:
-    """Run a step of each class of sizes and sample from it, greedily and not; what it computes means nothing.
+def rehearse(model: Model, settings: RuntimeSettings, buckets: Iterable[Bucket]) -> Iterator[Bucket]:
+    """Run a step of each class of sizes, as it is asked for, and sample from it, greedily and not.
 
-    The cache has one page, which belongs to nobody.
+    What it computes means nothing. The largest come first, whose kernels take longest to compile. The cache has one
+    page, which belongs to nobody.
     """
     page_size = settings.page_size
     max_pages = -(-(settings.max_model_len or model.max_model_len) // page_size)
     cache = model.new_cache(1, page_size)
     tables = Tables(1, max_pages, page_size, 0, model.device)
-    for bucket in classes(buckets):
+    sampler = choose_sampler(model, 1)
+    for bucket in sorted(classes(buckets), reverse=True):
         step = PackedStep.empty().padded(*bucket, tables.scrap_row).to(model.device)
         logits = model.forward(tables.inputs_of(step), cache)
-    sampler = choose_sampler(model, 1)
-    for temperature in (0.0, 1.0):
-        params = SamplingParams(temperature=temperature)
-        sampler.sample(logits[:1], [Request("rehearsal", [0], params, max_len=2, seed=0)])
+        for temperature in (0.0, 1.0):
+            params = SamplingParams(temperature=temperature)
+            sampler.sample(logits[:1], [Request("rehearsal", [0], params, max_len=2, seed=0)])
+        yield bucket
 
 
 def classes(buckets: Iterable[Bucket]) -> Iterator[Bucket]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,26 +23,30 @@ class Streamless(Described):
         return 0
 
 
-def launches(*, warmup: bool) -> None:
+def launches(*, warmup: bool) -> Iterator[int]:
     """Two kernels, one of them twice, and one that does not compile."""
     x = MockTensor(torch.float32, [256])
     for scale in (2, 3, 3):
         scaled_add.run(x, x, x, 200, scale, grid=(1,), warmup=warmup, BLOCK=256, num_warps=2)
+        yield scale
     if not warmup:
         broken.run(x, grid=(1,), warmup=False, BLOCK=16)
+        yield 0
 
 
-def num_compiled() -> int:
-    return len(list(Path(os.environ["TRITON_CACHE_DIR"]).rglob("*.cubin")))
+def num_compiled(what: str = "*.cubin") -> int:
+    return len(list(Path(os.environ["TRITON_CACHE_DIR"]).rglob(what)))
 
 
 driver.set_active(Streamless(GPUTarget("cuda", 90, 32)))
 compiler = Compiler()
-assert compiler.compile(lambda: launches(warmup=False)) == 3
-assert compiler.compile(lambda: None) == 0
+assert compiler.compile(launches(warmup=False)) == 3
+assert compiler.compile(()) == 0
 compiler.close()
 assert num_compiled() == 2
-launches(warmup=True)  # now as whoever launches them
+assert num_compiled("*launcher*.so") == 1, "both kernels take the same arguments"
+assert num_compiled("cuda_utils*.so") == 1
+list(launches(warmup=True))  # now as whoever launches them
 assert num_compiled() == 2, "it was compiled again"
 scaled_add.run(*[MockTensor(torch.float32, [256])] * 3, 200, 4, grid=(1,), warmup=True, BLOCK=256)
 assert num_compiled() == 3, "the count counts nothing"

@@ -27,8 +27,9 @@ class Watched(FakeModel):
 
 def test_every_class_of_sizes_is_run_with_pages_as_they_will_be() -> None:
     model, buckets = Watched(), (*decode_buckets(40), *mixed_buckets(64))
-    rehearse(model, RuntimeSettings(page_size=4, max_batch_size=40), buckets)
-    assert sorted(model.shapes) == sorted((one.num_tokens, one.num_requests, 16) for one in classes(buckets))
+    run = list(rehearse(model, RuntimeSettings(page_size=4, max_batch_size=40), buckets))
+    assert model.shapes == [(one.num_tokens, one.num_requests, 16) for one in run]
+    assert run == sorted(classes(buckets), reverse=True)
 
 
 def test_classes_are_the_ends_of_each_power_of_two() -> None:

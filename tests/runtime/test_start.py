@@ -29,6 +29,18 @@ def test_a_worker_starts_before_torch_is_imported() -> None:
     assert not {"torch", "transformers", "networkx"} & imported_by("import autodeploy.llm, autodeploy.worker")
 
 
+def test_reading_a_graph_takes_nothing_slow(tmp_path: Path) -> None:
+    nodes = [
+        {"op": "placeholder", "name": "x", "target": "x"},
+        {"op": "get_attr", "name": "w", "target": "w"},
+        {"op": "output", "name": "output", "target": "output", "args": [{"node": "w"}]},
+    ]
+    (tmp_path / "graph.json").write_text(json.dumps(nodes))
+    read = f"graph_from_data(json.load(open({str(tmp_path / 'graph.json')!r})), {{'w': torch.ones(2, 3)}})"
+    reading = f"import json, torch\nfrom autodeploy.artifact.graph_io import graph_from_data\n{read}"
+    assert not {"sympy", "torch._dynamo"} & imported_by(reading)
+
+
 def test_serving_takes_neither_transformers_nor_the_compiler() -> None:
     assert not {"transformers", "torch._dynamo", "sympy"} & imported_by(SERVING)
 
