@@ -17,10 +17,11 @@ from typing import Literal
 from pydantic import AliasChoices, Field
 
 from autodeploy.checkpoints.form import WHERE, Fields, Settings, parse
-from autodeploy.checkpoints.kinds import int4
+from autodeploy.checkpoints.kinds import grouped_int4, int4
 from autodeploy.checkpoints.module import Module
 from autodeploy.checkpoints.words import Codes, Pairs
 from autodeploy.errors import UnsupportedError
+from autodeploy.quantization.scheme import Scheme
 from autodeploy.weights.expression import Expression
 from autodeploy.weights.layout import transpose
 
@@ -51,6 +52,11 @@ class Awq(Settings):
         """The bits and the groups."""
         groups = f"groups of {self.group_size}" if self.group_size > 0 else "one group a row"
         return f"{self.bits} bits, {groups}, zero points"
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """What most projections get, for estimates; None where settings do not tell."""
+        return grouped_int4(self.group_size, zeros=True)
 
     def unpack(self, module: Module) -> Mapping[str, Expression]:
         """The weight of a projection that is quantized."""

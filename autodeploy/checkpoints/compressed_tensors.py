@@ -21,10 +21,11 @@ import torch
 from pydantic import Field
 
 from autodeploy.checkpoints.form import WHERE, Fields, Settings, parse, plural
-from autodeploy.checkpoints.kinds import AS_THEY_ARE, Inputs, fp8, int4, int8, mxfp4, nvfp4, order_of
+from autodeploy.checkpoints.kinds import AS_THEY_ARE, Inputs, fp8, grouped_int4, int4, int8, mxfp4, nvfp4, order_of
 from autodeploy.checkpoints.module import Module
 from autodeploy.checkpoints.words import Bytes, Centred, Codes, Raised
 from autodeploy.errors import UnsupportedError, nearest
+from autodeploy.quantization.scheme import SCHEMES, Scheme
 from autodeploy.weights.dequantized import Dequantized
 from autodeploy.weights.expression import Expression
 from autodeploy.weights.layout import Slice
@@ -104,6 +105,12 @@ class CompressedTensors(Settings):
         kinds = [str(group.weights) for group in self.config_groups.values() if group.weights is not None]
         return f"{self.format}, {plural(list(dict.fromkeys(kinds)))}" if kinds else self.format
 
+    @property
+    def scheme(self) -> Scheme | None:
+        """What most projections get, for estimates; None where settings do not tell."""
+        group = next((one for one in self.config_groups.values() if one.weights is not None), None)
+        return None if group is None or group.weights is None else _scheme(group.weights, group.input_activations)
+
     def unpack(self, module: Module) -> Mapping[str, Expression]:
         """The weight of a projection that is quantized."""
         if "weight_packed" in module.names:
@@ -142,6 +149,17 @@ class CompressedTensors(Settings):
         if group is None:
             raise module.damaged(min(module.names), f"no group of {WHERE} says how it is quantized")
         return group
+
+
+def _scheme(weights: Arguments, inputs: Arguments | None) -> Scheme:
+    """The named scheme that reads as many bytes and computes in the same format."""
+    if weights.num_bits == 4 and weights.type == "int":
+        return grouped_int4(weights.group_size or 0, zeros=not weights.symmetric)
+    if weights.num_bits == 4:
+        return SCHEMES["mxfp4" if weights.group_size == 32 else "nvfp4"]
+    if weights.type == "float":
+        return SCHEMES["fp8_weights" if inputs is None else "fp8"]
+    return SCHEMES["int8" if inputs is None else "int8_dynamic"]
 
 
 def _int4(module: Module, weights: Arguments) -> Dequantized:

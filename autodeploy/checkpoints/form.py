@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autodeploy.checkpoints.module import Module
 from autodeploy.errors import CheckpointError
+from autodeploy.quantization.scheme import Scheme
 from autodeploy.weights.expression import Expression
 
 WHERE = "quantization_config in config.json"
@@ -24,6 +25,10 @@ class Form(Protocol):
 
     def describe(self) -> str:
         """What weights are kept in, in a few words."""
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """What most projections get, for estimates; None where settings do not tell."""
 
     @property
     def own(self) -> Collection[str]:

@@ -16,6 +16,7 @@ from autodeploy.checkpoints.kinds import Inputs, fp8
 from autodeploy.checkpoints.module import Module
 from autodeploy.errors import UnsupportedError
 from autodeploy.quantization.formats import BLOCK
+from autodeploy.quantization.scheme import SCHEMES, Scheme
 from autodeploy.weights.expression import Expression
 
 
@@ -39,6 +40,11 @@ class Fp8(Settings):
     def describe(self) -> str:
         """What shares a scale."""
         return f"8 bits in blocks of {BLOCK} by {BLOCK}" if self.weight_block_size else "8 bits"
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """What most projections get, for estimates; None where settings do not tell."""
+        return SCHEMES["fp8_block" if self.weight_block_size else "fp8_tensor"]
 
     def unpack(self, module: Module) -> Mapping[str, Expression]:
         """The weight of a projection that is quantized."""

@@ -10,6 +10,7 @@ import torch
 from autodeploy.checkpoints.form import Fields, Settings, parse
 from autodeploy.checkpoints.kinds import int8
 from autodeploy.checkpoints.module import Module
+from autodeploy.quantization.scheme import Scheme
 from autodeploy.weights.dequantized import Dequantized
 from autodeploy.weights.expression import Expression
 
@@ -28,6 +29,11 @@ class Gguf(Settings):
     def describe(self) -> str:
         """What weights are kept in."""
         return "GGUF blocks of 4 and 8 bits"
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """What most projections get, for estimates; None where settings do not tell."""
+        return None
 
     def unpack(self, module: Module) -> Mapping[str, Expression]:
         """The weight of a module that is kept in blocks."""

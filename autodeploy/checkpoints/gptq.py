@@ -17,10 +17,11 @@ from dataclasses import replace
 from typing import Literal
 
 from autodeploy.checkpoints.form import WHERE, Fields, Settings, parse
-from autodeploy.checkpoints.kinds import int4, int8, order_of
+from autodeploy.checkpoints.kinds import grouped_int4, int4, int8, order_of
 from autodeploy.checkpoints.module import Module
 from autodeploy.checkpoints.words import Centred, Codes, Columns, Pairs, Raised
 from autodeploy.errors import UnsupportedError
+from autodeploy.quantization.scheme import Scheme
 from autodeploy.weights.expression import Constant, Expression
 from autodeploy.weights.layout import transpose
 
@@ -57,6 +58,13 @@ class Gptq(Settings):
         return (
             f"{self.bits} bits, {groups}{', act-order' if self.desc_act else ''}{'' if self.sym else ', zero points'}"
         )
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """What most projections get, for estimates; None where settings do not tell."""
+        if self.bits == 4:
+            return grouped_int4(self.group_size, zeros=not self.sym)
+        return Scheme(weights="int8")
 
     def unpack(self, module: Module) -> Mapping[str, Expression]:
         """The weight of a projection that is quantized."""

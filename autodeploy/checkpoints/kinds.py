@@ -9,8 +9,8 @@ import torch
 
 from autodeploy.checkpoints.module import Module, text
 from autodeploy.checkpoints.words import Columns
-from autodeploy.quantization.formats import blocks
-from autodeploy.quantization.scheme import Activations
+from autodeploy.quantization.formats import BLOCK, blocks
+from autodeploy.quantization.scheme import Activations, Scheme
 from autodeploy.weights.dequantized import Dequantized
 from autodeploy.weights.expression import Cast, Constant, Expression
 from autodeploy.weights.layout import Expand, Reshape
@@ -103,6 +103,11 @@ def int4(
     laid = _grouped(module, scale, found, columns, group)
     zeros = None if zero is None else _grouped(module, scale, zero, columns, group)
     return Dequantized(values, laid, zeros, None, "int4", torch.float32, factor=factor, order=order)
+
+
+def grouped_int4(group: int, *, zeros: bool) -> Scheme:
+    """The scheme of 4-bit weights in groups; one group a row counts as groups of 128."""
+    return Scheme(weights="int4", scope="group", group=group if group > 0 else BLOCK, zeros=zeros)
 
 
 def nvfp4(

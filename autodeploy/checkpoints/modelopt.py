@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -26,21 +27,26 @@ from autodeploy.checkpoints.kinds import Inputs, fp8, int4, int8, mxfp4, nvfp4
 from autodeploy.checkpoints.module import Module, text
 from autodeploy.checkpoints.words import Pairs, RowsApart
 from autodeploy.errors import UnsupportedError, nearest
+from autodeploy.quantization.scheme import SCHEMES, Scheme
 from autodeploy.weights.dequantized import Dequantized
 from autodeploy.weights.expression import Cast, Expression, Stored
 
-ALGORITHMS = (
-    "FP8",
-    "FP8_PB_WO",
-    "FP8_PER_CHANNEL_PER_TOKEN",
-    "MXFP4",
-    "NVFP4",
-    "NVFP4_AWQ",
-    "W4A16_AWQ",
-    "W4A16_NVFP4",
-    "W8A16",
-    "W8A8_SQ_PER_CHANNEL",
+ALGORITHMS: Mapping[str, str] = MappingProxyType(
+    {
+        "FP8": "fp8_tensor",
+        "FP8_PB_WO": "fp8_weights",
+        "FP8_PER_CHANNEL_PER_TOKEN": "fp8",
+        "MXFP4": "mxfp4",
+        "NVFP4": "nvfp4",
+        "NVFP4_AWQ": "nvfp4",
+        "W4A16_AWQ": "int4",
+        "W4A16_NVFP4": "nvfp4",
+        "W8A16": "int8",
+        "W8A8_SQ_PER_CHANNEL": "int8_dynamic",
+    }
 )
+"""The schemes that read as many bytes."""
+
 MIXED = "MIXED_PRECISION"
 
 
@@ -80,6 +86,11 @@ class Modelopt(Settings):
     def describe(self) -> str:
         """The algorithms."""
         return plural(self.algorithms) if self.algorithms else "no weights"
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """What most projections get, for estimates; None where settings do not tell."""
+        return SCHEMES[ALGORITHMS[self.algorithms[0]]] if self.algorithms else None
 
     def unpack(self, module: Module) -> Mapping[str, Expression]:
         """The weight of a projection that is quantized."""

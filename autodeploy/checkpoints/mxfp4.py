@@ -14,6 +14,7 @@ import torch
 
 from autodeploy.checkpoints.form import Fields, Settings, parse
 from autodeploy.checkpoints.module import Module
+from autodeploy.quantization.scheme import Scheme
 from autodeploy.weights.dequantized import Dequantized
 from autodeploy.weights.expression import Expression
 from autodeploy.weights.layout import Reshape, transpose
@@ -36,6 +37,11 @@ class Mxfp4(Settings):
     def describe(self) -> str:
         """What is quantized."""
         return f"experts in 4 bits, groups of {GROUP}"
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """What most projections get, for estimates; None where settings do not tell."""
+        return None
 
     def unpack(self, module: Module) -> Mapping[str, Expression]:
         """The projections of a layer's experts, `[E, K, N]`."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from transformers import PretrainedConfig
 
+from autodeploy.checkpoints import form_of
 from autodeploy.cost import (
     CostModel,
     Counted,
@@ -26,9 +28,13 @@ from autodeploy.export import trace_model
 from autodeploy.hardware import Gpu
 from autodeploy.kernels import KernelTable, reference_kernel
 from autodeploy.optimizer import Recipe, program_spec
-from autodeploy.pipeline import Stage, run_passes
+from autodeploy.pipeline import Pass, Stage, run_passes
 from autodeploy.prepare import prepare
+from autodeploy.quantization import Rule
 from autodeploy.weights.source import RandomSource
+
+MARKS = "mark_precision"
+"""The pass that settles what each projection gets."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def estimate_model(config: PretrainedConfig, gpu: Gpu, dtype: torch.dtype, recip
     sample = sample_layers(config, counted)
     traced = trace_model(sample.config, dtype)
     device = torch.device("cpu" if gpu.is_cpu else "cuda")
-    passes = tuple(one for _, one in recipe.passes if one.stage < Stage.TUNE)
+    passes = _as_stored(config, tuple(one for _, one in recipe.passes if one.stage < Stage.TUNE))
     graph_module, context = prepare(traced, RandomSource.of(traced.model), device, planning_kernels(device))
     run_passes(graph_module, passes, context)
     spec = program_spec(replace(traced, config=config), graph_module)
@@ -89,6 +95,15 @@ def estimate_model(config: PretrainedConfig, gpu: Gpu, dtype: torch.dtype, recip
     twins = frozenset(name for name, owner in context.weights.owners().items() if name != owner)
     model = CostModel(graph_module, spec, sample.times, twins)
     return Estimate(config, gpu, dtype, counted, sample, model, Pace.of(gpu))
+
+
+def _as_stored(config: PretrainedConfig, passes: Sequence[Pass]) -> Sequence[Pass]:
+    """The passes, but that each projection gets what a checkpoint that is quantized already holds."""
+    form = form_of(config)
+    if form is None or form.scheme is None:
+        return passes
+    rule = Rule(scheme=form.scheme)
+    return tuple(one.model_copy(update={"rules": (rule,)}) if one.name == MARKS else one for one in passes)
 
 
 def planning_kernels(device: torch.device) -> KernelTable:
