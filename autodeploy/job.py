@@ -54,7 +54,8 @@ class Job:
         self.choice: GpuChoice = choose_gpu(gpu)
         self.device = target_device(self.choice)
         refuse_scheme(self.choice.gpu, None if quantize == AUTO else quantize)
-        self.files: ModelFiles = resolve(model, weights=weights, progress=progress)
+        packed = quantize is None  # otherwise the numbers that a file stands for are what is quantized, or not
+        self.files: ModelFiles = resolve(model, weights=weights, packed=packed, progress=progress)
         if (self.files.folder / MANIFEST).is_file():
             raise ModelError(f"{model} is an artifact, built already: autodeploy serve {model}")
         self.config: PretrainedConfig = load_config(self.files.folder)
