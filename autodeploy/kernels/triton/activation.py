@@ -9,19 +9,39 @@ from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, overlap
 from autodeploy.kernels.triton.rows import rows_of
+from autodeploy.kernels.triton.unpack import NATIVE
+
+SIGMOID = tl.constexpr("""{
+    .reg .f32 e;
+    mul.f32 e, $1, 0fBFB8AA3B;
+    ex2.approx.ftz.f32 e, e;
+    add.f32 e, e, 0f3F800000;
+    rcp.approx.ftz.f32 $0, e;
+    }""")
+"""1 / (1 + 2^(-x log2 e)), to two units in the last place; where the power is infinite, the rest makes it zero."""
+
+
+@triton.jit
+def _sigmoid(x):
+    """The logistic function of float32 x. Exact division takes four times the instructions of all else."""
+    if NATIVE:
+        y = tl.inline_asm_elementwise(SIGMOID, "=f,f", [x], tl.float32, is_pure=True, pack=1)
+    else:
+        y = tl.sigmoid(x)
+    return y
 
 
 @triton.jit
 def activation(x, kind: tl.constexpr, dtype: tl.constexpr):
     """The activation of float32 x; intermediate results that the reference keeps are rounded to dtype."""
     if kind == "silu":
-        y = x * tl.sigmoid(x)
+        y = x * _sigmoid(x)
     elif kind == "gelu":
         y = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
     elif kind == "gelu_tanh":  # 0.5 (1 + tanh u) is sigmoid(2 u)
-        y = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+        y = x * _sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
     elif kind == "gelu_quick":
-        y = x * tl.sigmoid((1.702 * x).to(dtype).to(tl.float32)).to(dtype).to(tl.float32)
+        y = x * _sigmoid((1.702 * x).to(dtype).to(tl.float32)).to(dtype).to(tl.float32)
     elif kind == "relu":
         y = tl.where(x < 0.0, 0.0, x)
     elif kind == "relu_squared":
@@ -29,7 +49,7 @@ def activation(x, kind: tl.constexpr, dtype: tl.constexpr):
         y = positive * positive
     else:
         tl.static_assert(kind == "sigmoid")
-        y = tl.sigmoid(x)
+        y = _sigmoid(x)
     return y.to(dtype).to(tl.float32)
 
 
