@@ -10,10 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
 from autodeploy import artifact
 from autodeploy.artifact import Artifact
+from autodeploy.calibration.data import load_tokenizer
 from autodeploy.calibration.model import calibrate_model
 from autodeploy.calibration.request import Request
 from autodeploy.calibration.result import Calibration
@@ -141,13 +140,14 @@ def _calibration(
     """What `request` finds for the model of a job; nothing where nobody asked."""
     if request is None:
         return None
-    folder = job.files.folder
-    return calibrate_model(traced, source, job.recipe, job.device, folder, _tokenizer(folder), request, prose, progress)
+    folder, recipe = job.files.folder, job.recipe
+    tokenizer = load_tokenizer(folder)
+    return calibrate_model(traced, source, recipe, job.device, folder, tokenizer, request, prose, progress)
 
 
 def _assessment(job: Job, traced: Traced, source: TensorSource, text: Text, progress: Progress) -> Assessment | str:
     """What judges the programs of a job, or why nothing can."""
-    tokenizer = _tokenizer(job.files.folder)
+    tokenizer = load_tokenizer(job.files.folder)
     if text.name == NOTHING:
         return "--text none gives nothing to measure it on"
     if isinstance(source, RandomSource):
@@ -194,21 +194,13 @@ def _verify(
             traced,
             [one for _, one in job.recipe.passes],
             source=source,
-            samples=model_samples(traced, _tokenizer(job.files.folder)),
+            samples=model_samples(traced, load_tokenizer(job.files.folder)),
             device=job.device,
             kernels=kernel_table(job.device),
             fuel=fuel,
             calibration=calibration,
             observe=lambda _: progress.advance("verify"),
         )
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The model's tokenizer; None when it came without one."""
-    if not any(folder.glob("tokenizer*")):
-        return None
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    return tokenizer
 
 
 def _reporter(progress: Progress) -> Callable[[PassReport], None]:

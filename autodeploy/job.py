@@ -82,14 +82,20 @@ class Job:
 
     def calibrates(self, calibrate: str | None, method: str | None) -> Request | None:
         """The calibration that the options ask for, or None; InputError for options without an effect."""
+        return Request.of(self._quantize, self._cache_format, calibrate, method)
+
+    @property
+    def _cache_format(self) -> str:
         formats = [str(one.model_dump()["format"]) for _, one in self.recipe.passes if one.name == "quantize_cache"]
-        return Request.of(self._quantize, formats[0] if formats else "auto", calibrate, method)
+        return formats[0] if formats else "auto"
 
     @cached_property
     def estimate(self) -> Estimate | UnsupportedError:
         """What steps of the model cost, or why it cannot be traced."""
+        as_costly = {"passes.quantize_cache.format": "fp8"}  # as int8, whose scales are found later
+        recipe = self.resolve(as_costly) if self._cache_format == "int8" else self.recipe
         try:
-            return estimate_model(self.config, self.choice.gpu, self.dtype, self.recipe)
+            return estimate_model(self.config, self.choice.gpu, self.dtype, recipe)
         except UnsupportedError as error:
             return error
 

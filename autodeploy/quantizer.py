@@ -18,6 +18,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from autodeploy.artifact import tokenizer_assets
 from autodeploy.artifact.manifest import MANIFEST
 from autodeploy.cache import make_folder
+from autodeploy.calibration.data import load_tokenizer
+from autodeploy.calibration.model import calibrate_model
+from autodeploy.calibration.request import Request
+from autodeploy.calibration.result import Calibration
 from autodeploy.compressed.assignment import Assignment, assign, units
 from autodeploy.compressed.files import Unit, write_files
 from autodeploy.compressed.settings import quantization_config
@@ -30,8 +34,10 @@ from autodeploy.optimizer import DTYPES, Recipe, resolve_settings
 from autodeploy.pipeline import Stage, run_passes
 from autodeploy.prepare import fitting_passes, prepare
 from autodeploy.progress import NullProgress, Progress, stage
-from autodeploy.quantization import Scheme, find_scheme, name_of
+from autodeploy.quality.text import NOTHING, read_text
+from autodeploy.quantization import Scheme, name_of
 from autodeploy.quantization.marks import scheme_of
+from autodeploy.quantization.option import scheme_of_option
 from autodeploy.weights.checkpoint import plan_weights
 from autodeploy.weights.source import SafetensorsSource, TensorSource
 
@@ -59,19 +65,24 @@ def quantize(
     quantize: str | None = None,
     dtype: str = "auto",
     recipe: str = "auto",
+    calibrate: str | None = None,
+    method: str | None = None,
     set: Mapping[str, Any] = _NONE,  # noqa: A002 (the command line's name)
     progress: Progress | None = None,
 ) -> QuantizedCheckpoint:
     """Round a model's projections as a build would, and write them as a checkpoint of compressed-tensors to `out`.
 
-    `quantize` names the scheme of what no rule of the recipe names. Everything else stays as it is, in `dtype`: "auto"
+    `quantize` names the scheme of what no rule of the recipe names. `calibrate` names the text that calibrates it (a
+    file, or "sample"), which awq, gptq and smoothquant take anyway, and `method` how static scales are found: see
+    `autodeploy.build`. Everything else stays as it is, in `dtype`: "auto"
     is the checkpoint's own. One weight at a time is in memory, and `out`, a folder that is empty or not there yet, is
     never seen half-written. Raises InputError (or one of its kinds) for a model, option or folder that is not valid.
     """
     progress, out = progress or NullProgress(), Path(out)
     check_target(out)
     if quantize is not None:
-        find_scheme(quantize, "--quantize")  # build takes more than schemes: what searches, and what calibrates
+        scheme_of_option(quantize)  # build takes more: what searches
+    request = Request.of(quantize, "auto", calibrate, method)
     with stage(progress, "resolve"):
         folder = resolve(model, progress=progress).folder
         config = _load(model, folder)
@@ -81,7 +92,11 @@ def quantize(
     with stage(progress, "export"):
         traced = trace_model(config, choose_dtype(dtype, config))
     source = SafetensorsSource(folder)
-    found, made = _prepare(traced, source, settings, progress)
+    calibration = Calibration()
+    if request is not None:
+        given = (traced, source, settings, torch.device("cpu"), folder, load_tokenizer(folder), request)
+        calibration = calibrate_model(*given, read_text(NOTHING), progress)
+    found, made = _prepare(traced, source, settings, calibration, progress)
     written = _write(out, folder, traced, found, made, progress)
     counts = Counter(name_of(scheme) for scheme in found.schemes.values())
     return QuantizedCheckpoint(out, dict(counts), found.left, written)
@@ -112,18 +127,22 @@ def _load(model: str, folder: Path) -> PretrainedConfig:
     return config
 
 
-def _prepare(traced: Traced, source: TensorSource, recipe: Recipe, progress: Progress) -> tuple[Assignment, list[Unit]]:
+def _prepare(
+    traced: Traced, source: TensorSource, recipe: Recipe, calibration: Calibration, progress: Progress
+) -> tuple[Assignment, list[Unit]]:
     """What is going to be written; InputError when nothing of it would be quantized."""
     assert isinstance(traced.model, PreTrainedModel), "it was made from a config"
     with stage(progress, "plan"):
         marks, notes = _settle(traced, source, recipe)
         plan = plan_weights(traced.model, source)
-        found = assign(traced.model, plan, source, marks)
+        found = assign(traced.model, plan, source, {**marks, **calibration.schemes()})
     for sentence in (*notes, *found.notes):
         progress.note(sentence)
     if not found.schemes:
         raise InputError("nothing would be quantized: name a scheme by --quantize, or give rules that match")
-    return found, units(plan, source, found)
+    calibrated = plan.copy()
+    calibration.lay_over(calibrated)
+    return found, units(plan, calibrated, source, found)
 
 
 def _settle(traced: Traced, source: TensorSource, recipe: Recipe) -> tuple[dict[str, Scheme], list[str]]:

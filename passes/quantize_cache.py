@@ -86,7 +86,8 @@ class QuantizeCache(Pass):
         found = ctx.cache_scales.get(name)
         if found is None and self.format == "int8":
             raise RecipeError(
-                f"quantize_cache.format=int8: the checkpoint holds no {name}; int8 needs calibrated scales, fp8 none"
+                f"quantize_cache.format=int8: the checkpoint holds no {name}; int8 needs calibrated scales, "
+                "which --calibrate finds, and fp8 needs none"
             )
         if found is None:
             return None

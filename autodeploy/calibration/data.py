@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from autodeploy.quality.text import Text, read_text
 from autodeploy.runtime.tokenizer import Tokenizer
@@ -28,6 +29,14 @@ def calibration_windows(
         text = text.halves()[0]
     length = min(WINDOW_LEN, max_model_len) if max_model_len else WINDOW_LEN
     return text.windows(tokenizer, length, NUM_WINDOWS)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of the model in `folder`; None when it came without one."""
+    if not any(folder.glob("tokenizer*")):
+        return None
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer
 
 
 def hash_windows(windows: Sequence[Sequence[int]]) -> str:

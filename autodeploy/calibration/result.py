@@ -66,6 +66,10 @@ class Calibration:
                 scale = scales.setdefault(float(change.input_scale), new)
             plan[name] = _changed(name, plan[name], change, scale)
 
+    def schemes(self) -> dict[str, Scheme]:
+        """The schemes of the weights whose inputs or parts were found."""
+        return {name: one.scheme for name, one in self.changes.items() if one.scheme is not None}
+
     def scales(self) -> dict[str, Expression]:
         """The scales of caches as weights."""
         return {name: Constant(name, tensor) for name, tensor in self.cache_scales.items()}

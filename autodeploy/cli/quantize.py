@@ -27,6 +27,8 @@ def quantize(
     quantize: opt.Quantize = None,
     recipe: opt.Recipe = "auto",
     dtype: Dtype = "auto",
+    calibrate: opt.Calibrate = None,
+    method: opt.Method = None,
     settings: opt.Set = None,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
@@ -34,9 +36,9 @@ def quantize(
     """Round MODEL's projections and write a Hugging Face checkpoint in the layout of compressed-tensors."""
     options = opt.build_options("cpu", dtype, recipe, "balanced", quantize, settings, None, None)
     with RichProgress(output.err()) as progress:
-        written = seam.quantize(
-            model, out=out, quantize=quantize, recipe=recipe, dtype=dtype, set=options.set, progress=progress
-        )
+        chosen = {"quantize": quantize, "recipe": recipe, "dtype": dtype, "set": options.set}
+        chosen |= {"calibrate": calibrate, "method": method}
+        written = seam.quantize(model, out=out, progress=progress, **chosen)
     following = f"autodeploy build {shlex.quote(str(out))}"
     if as_json:
         output.print_json({**written.as_dict(), "next": following})

@@ -15,9 +15,12 @@ from autodeploy.compressed.files import Unit
 from autodeploy.compressed.layout import Layout, layout_of, supported
 from autodeploy.errors import UnsupportedError, nearest
 from autodeploy.quantization import Parts, Scheme, name_of
-from autodeploy.weights import Cast, Expression, Quantized, Stored, WeightPlan
+from autodeploy.weights import Cast, Expression, PartReader, Quantized, Stored, WeightPlan, stored
 from autodeploy.weights.checkpoint import natural_order
 from autodeploy.weights.source import TensorSource
+
+PARTS = ("values", "scale", "zero", "global_scale")
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,18 @@ def assign(model: PreTrainedModel, plan: WeightPlan, source: TensorSource, marks
     return Assignment(schemes, keys, (*left, *_foreign(plan, source, keys)), tuple(notes))
 
 
-def units(plan: WeightPlan, source: TensorSource, found: Assignment) -> list[Unit]:
-    """What the new checkpoint holds, in the order of the old one's keys."""
+def units(plan: WeightPlan, calibrated: WeightPlan, source: TensorSource, found: Assignment) -> list[Unit]:
+    """What the new checkpoint holds, in the order of the old one's keys.
+
+    `calibrated` is `plan` with what a calibration changed: projections, and what makes their inputs.
+    """
     quantized = {key: name for name, key in found.keys.items()}
     dtypes = {leaf.key: one.dtype for one in plan.values() for leaf in one.leaves() if isinstance(leaf, Stored)}
+    changed = {_key(plan[name]): one for name, one in calibrated.items() if one != plan[name]}
     return [
-        _quantized(key, plan[f"{quantized[key]}.weight"], source, found.schemes[quantized[key]])
+        _quantized(key, calibrated[f"{quantized[key]}.weight"], source, found.schemes[quantized[key]])
         if key in quantized
-        else _kept(key, source, dtypes.get(key))
+        else _kept(key, changed.get(key), source, dtypes.get(key))
         for key in sorted(source.keys(), key=natural_order)
     ]
 
@@ -98,18 +105,34 @@ def _foreign(plan: WeightPlan, source: TensorSource, keys: Mapping[str, str]) ->
 
 def _quantized(key: str, weight: Expression, source: TensorSource, scheme: Scheme) -> Unit:
     layout, prefix = _layout(scheme), key.removesuffix("weight")
-    parts = Quantized.parts(weight, scheme)
+    held = stored(weight)
+    parts = _rounded(weight, scheme) if held is None else dict(zip(PARTS, held.parts, strict=True))
+    extra = {} if held is None or held.input_scale is None else {f"{prefix}input_scale": held.input_scale}
 
-    def named(held: Parts) -> dict[str, torch.Tensor]:
-        return {prefix + part: tensor for part, tensor in layout.tensors(held).items()}
+    def named(tensors: Mapping[str, torch.Tensor | None], others: Mapping[str, torch.Tensor]) -> Tensors:
+        laid_out = {prefix + part: tensor for part, tensor in layout.tensors(Parts(**tensors)).items()}  # type: ignore[arg-type]
+        return {**laid_out, **{name: tensor.reshape(1) for name, tensor in others.items()}}
 
-    empty = {part: torch.empty(one.shape, dtype=one.dtype, device="meta") for part, one in parts.items()}
-    return Unit(named(Parts(**empty)), lambda: named(parts["values"].compute(source)))
+    def read() -> Tensors:
+        reader = PartReader(source)
+        tensors = {part: None if one is None else reader.read(one) for part, one in parts.items()}
+        return named(tensors, {name: one.read(source) for name, one in extra.items()})
+
+    empty = {part: None if one is None else _empty(one) for part, one in parts.items()}
+    return Unit(named(empty, {name: _empty(one) for name, one in extra.items()}), read)
 
 
-def _kept(key: str, source: TensorSource, dtype: torch.dtype | None) -> Unit:
-    """A tensor as it is, but in the dtype that the model is written in."""
-    stored = Stored.of(key, source)
-    expression = stored if dtype in (None, stored.dtype) else Cast(stored, dtype)
-    shape = torch.empty(stored.shape, dtype=expression.dtype, device="meta")
-    return Unit({key: shape}, lambda: {key: expression.read(source)})
+def _rounded(weight: Expression, scheme: Scheme) -> dict[str, Expression | None]:
+    return {str(part): one for part, one in Quantized.parts(weight, scheme).items()}
+
+
+def _kept(key: str, changed: Expression | None, source: TensorSource, dtype: torch.dtype | None) -> Unit:
+    """A tensor as it is, or as a calibration changed it, but in the dtype that the model is written in."""
+    expression = Stored.of(key, source) if changed is None else changed
+    if dtype not in (None, expression.dtype):
+        expression = Cast(expression, dtype)
+    return Unit({key: _empty(expression)}, lambda: {key: expression.read(source)})
+
+
+def _empty(expression: Expression) -> torch.Tensor:
+    return torch.empty(expression.shape, dtype=expression.dtype, device="meta")

@@ -81,12 +81,15 @@ _LAYOUTS: Mapping[tuple[str, str, str, int], Callable[[Scheme], Layout]] = Mappi
     {
         ("fp8", "channel", "none", 0): _float,
         ("fp8", "channel", "dynamic", 0): _float,
+        ("fp8", "channel", "static", 0): _float,
         ("fp8", "tensor", "none", 0): _float,
+        ("fp8", "tensor", "static", 0): _float,
         ("fp8", "tensor", "dynamic", 0): _float,
         ("fp8", "block", "dynamic", BLOCK): _float,
         ("int8", "channel", "none", 0): _packed,
         ("int8", "group", "none", 0): _packed,
         ("int8", "channel", "dynamic", 0): _int,
+        ("int8", "channel", "static", 0): _int,
         ("int4", "group", "none", 0): _packed,
         ("nvfp4", "group", "none", 0): _nvfp4,
         ("mxfp4", "group", "none", 0): _mxfp4,
@@ -106,7 +109,9 @@ def _inputs(scheme: Scheme, kind: str) -> dict[str, Any] | None:
     if scheme.activations == "none":
         return None
     group = scheme.activation_group
-    given = {"num_bits": 8, "type": kind, "symmetric": True, "dynamic": True}
+    given = {"num_bits": 8, "type": kind, "symmetric": True, "dynamic": scheme.activations == "dynamic"}
+    if scheme.activations == "static":
+        return {**given, "strategy": "tensor", "group_size": None}
     return {**given, "strategy": "group" if group else "token", "group_size": group or None}
 
 
