@@ -24,7 +24,7 @@ SIGMOID = tl.constexpr("""{
 @triton.jit
 def _sigmoid(x):
     """The logistic function of float32 x. Exact division takes four times the instructions of all else."""
-    if NATIVE:
+    if NATIVE:  # noqa: SIM108  decided when the kernel is compiled
         y = tl.inline_asm_elementwise(SIGMOID, "=f,f", [x], tl.float32, is_pure=True, pack=1)
     else:
         y = tl.sigmoid(x)
