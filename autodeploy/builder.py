@@ -19,11 +19,12 @@ from autodeploy.calibration.result import Calibration
 from autodeploy.discovery import kernel_table
 from autodeploy.errors import ArtifactError
 from autodeploy.export import Traced
+from autodeploy.hub.checkpoint import describe_checkpoint
 from autodeploy.job import Job, trace_job
 from autodeploy.leftovers import describe
 from autodeploy.optimizer import Compiled, compile_graph
 from autodeploy.pipeline import PassReport, Stage
-from autodeploy.plan import Plan
+from autodeploy.plan import Plan, checkpoint_decisions
 from autodeploy.progress import NullProgress, Progress, stage
 from autodeploy.quality.assessment import Assessment
 from autodeploy.quality.search import Limits
@@ -53,7 +54,8 @@ def plan(
     with stage(progress, "resolve"):
         job = Job(model, **options, quantize=quantize, values=set, weights=False, progress=progress)
     with stage(progress, "plan"):
-        return replace(job.plan(), outlook=job.outlook())
+        found, files = job.plan(), checkpoint_decisions(describe_checkpoint(job.files), job.origin["stored"])
+        return replace(found, decisions=(*found.decisions, *files), outlook=job.outlook())
 
 
 def build(

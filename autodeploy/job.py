@@ -23,15 +23,19 @@ from autodeploy.optimizer import Recipe, choose_dtype, resolve_settings, target_
 from autodeploy.plan import Decision, Plan, recipe_decisions
 from autodeploy.planning import (
     Estimate,
+    Fastest,
     Outlook,
     estimate_model,
+    fastest_scheme,
     look_ahead,
     look_at_weights,
     plan_settings,
+    plan_tuning,
+    refuse_recipe,
     refuse_scheme,
 )
 from autodeploy.progress import Progress, stage
-from autodeploy.quantization.option import AUTO, scheme_of_option
+from autodeploy.quantization.option import AUTO, FASTEST, scheme_of_option
 from autodeploy.weights.source import RandomSource, SafetensorsSource, TensorSource
 
 
@@ -53,7 +57,7 @@ class Job:
     ) -> None:
         self.choice: GpuChoice = choose_gpu(gpu)
         self.device = target_device(self.choice)
-        refuse_scheme(self.choice.gpu, None if quantize == AUTO else quantize)
+        refuse_scheme(self.choice.gpu, None if quantize in (AUTO, FASTEST) else quantize)
         packed = quantize is None  # otherwise the numbers that a file stands for are what is quantized, or not
         self.files: ModelFiles = resolve(model, weights=weights, packed=packed, progress=progress)
         if (self.files.folder / MANIFEST).is_file():
@@ -66,11 +70,33 @@ class Job:
         """Whether an assignment of schemes is still to be found, for `adopt`."""
         self._values = dict(values)
         self._options: dict[str, Any] = {"recipe": recipe, "workload": workload}
-        self._options["quantize"] = None if self.searches else quantize
+        self._options["quantize"] = None if quantize in (AUTO, FASTEST) else quantize
         self.recipe: Recipe = self.resolve({})
-        if not self.choice.gpu.is_cpu and isinstance(self.estimate, Estimate):
-            self._options["planned"] = plan_settings(self.estimate, self.recipe.aims, workload)
-            self.recipe = self.resolve({})
+        refuse_recipe(self.choice.gpu, self.recipe)
+        self._plan()
+        self._fastest = self._take_fastest() if quantize == FASTEST else None
+
+    def _plan(self) -> None:
+        """Let the cost model choose settings, for a GPU; the figures of CPUs are too round for it."""
+        if self.choice.gpu.is_cpu or not isinstance(self.estimate, Estimate):
+            return
+        workload = self._options["workload"]
+        planned = plan_settings(self.estimate, self.recipe.aims, workload)
+        self._options["planned"] = planned
+        self._options["planned"] = (*planned, plan_tuning(self.resolve({}).runtime, workload))
+        self.recipe = self.resolve({})
+
+    def _take_fastest(self) -> Fastest:
+        """Quantize to what is predicted to be fastest under the settings so far, and plan again."""
+        if isinstance(self.estimate, UnsupportedError):
+            raise self.estimate
+        settings = self.recipe.runtime
+        found = fastest_scheme(self.estimate, self.recipe.aims, settings.max_batch_size, settings.max_num_tokens)
+        self._options |= {"quantize": found.scheme, "planned": ()}
+        del self.estimate  # it was of the model as it is
+        self.recipe = self.resolve({})
+        self._plan()
+        return found
 
     def resolve(self, values: Mapping[str, Any]) -> Recipe:
         """The job's recipe with `values` laid over it."""
@@ -114,7 +140,7 @@ class Job:
             ),
             Decision("device", self.choice.gpu.name, self.choice.reason),
             Decision("dtype", str(self.dtype).removeprefix("torch."), self.dtype_reason),
-            *_quantization(self._quantize),
+            *_quantization(self._quantize, self._fastest),
             *recipe_decisions(self.recipe),
         )
         notes = (*self.recipe.notes, *self._notes())
@@ -148,10 +174,12 @@ class Job:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _quantization(quantize: str | None) -> tuple[Decision, ...]:
+def _quantization(quantize: str | None, fastest: Fastest | None) -> tuple[Decision, ...]:
     """What `--quantize` asked for, in words; nothing where it did not."""
     if quantize is None:
         return ()
+    if fastest is not None:
+        return (Decision("quantize", fastest.scheme, f"fastest: {fastest.reason}"),)
     found = "the fewest bytes that keep to the limits" if quantize == AUTO else str(scheme_of_option(quantize))
     return (Decision("quantize", quantize, found),)
 

@@ -90,9 +90,13 @@ class Draft(Generic[PassModel, Settings]):
             self._set_aim(name, value, Origin(layer, recipe.where(("plan", name)), recipe.data.reason))
 
     def plan(self, choices: Iterable[Choice]) -> None:
-        """Take the settings of the runtime that a cost model has chosen."""
+        """Take what a cost model has chosen: settings of the runtime, and options of passes that are there."""
         for one in choices:
-            self._set_runtime(one.key.removeprefix("runtime."), one.value, one.origin)
+            section, *path = one.key.split(".")
+            if section == "runtime":
+                self._set_runtime(path[0], one.value, one.origin)
+            elif path[0] in self._names():
+                self._set_pass(path, one.value, one.origin)
 
     def set(self, key: str, value: Any) -> None:
         """Apply one `--set key=value`."""

@@ -9,6 +9,7 @@ from autodeploy.layers import Choice, Origin
 from autodeploy.resolution import ResolvedRecipe
 
 if TYPE_CHECKING:  # a plan is shown without torch
+    from autodeploy.hub.checkpoint import Checkpoint
     from autodeploy.planning import Outlook
 
 
@@ -42,6 +43,19 @@ class Plan:
             "recipe": [{"key": one.key, "value": one.value, **asdict(one.origin)} for one in self.choices],
             "outlook": None if self.outlook is None else self.outlook.as_dict(),
         }
+
+
+def checkpoint_decisions(found: Checkpoint, stored: str | None) -> tuple[Decision, ...]:
+    """What is known of a model's files, in words, and how they are quantized; nothing of what is not known."""
+    access = "not gated" if found.license_url is None else f"gated: its licence is accepted at {found.license_url}"
+    template = ("yes", "messages of a chat are laid out by it")
+    without = ("none", "the model continues text; it knows no messages")
+    known = {
+        "checkpoint": (found.size, access),
+        "stored as": (stored, "weights are taken over as they are"),
+        "chat template": template if found.has_chat_template else without,
+    }
+    return tuple(Decision(what, value, reason) for what, (value, reason) in known.items() if value is not None)
 
 
 def recipe_decisions(recipe: ResolvedRecipe[Any, Any]) -> tuple[Decision, ...]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from autodeploy.bench.workloads import Decode
-from autodeploy.builder import Job
+from autodeploy.job import Job
 from autodeploy.planning import Estimate
 
 RESULTS = Path(__file__).parent / "results"

@@ -11,6 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from autodeploy.graph.nodes import Target, arguments, calls_of, insert_call, is_call, value
+from autodeploy.graph.origin import inherit_origin
 from autodeploy.ops import CanonicalOp, add_rms_norm_quantize, gated_activation_quantize, rms_norm_quantize
 from autodeploy.passes.heads import find_head, quantizer_of
 from autodeploy.pipeline import Context, Pass, Stage
@@ -82,6 +83,7 @@ def _fuse(call: Node, maker: Node) -> None:
     with graph.inserting_before(maker):
         given = (*arguments(maker).values(), *(quantizing[name] for name in ("format", "group", "scale")))
         fused = insert_call(graph, _FUSED[maker.target].overload, given)  # type: ignore[index]
+        inherit_origin(fused, maker)
         *sums, values, scale = (
             insert_call(graph, operator.getitem, (fused, index)) for index in range(len(fused.meta["val"]))
         )

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from autodeploy.graph.inputs import insert_weight
 from autodeploy.graph.nodes import arguments, calls_of, insert_call, value
+from autodeploy.graph.origin import inherit_origin
 from autodeploy.passes.rounded_inputs import rounded
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.quantization import Scheme
@@ -53,6 +54,7 @@ class QuantizeLinears(Pass):
                 result = parts.project(call, quantized)
                 if call.target is ops.linear_activation.default:
                     result = insert_call(gm.graph, ops.activate.default, (result, arguments(call)["kind"]))
+            inherit_origin(result, call)
             call.replace_all_uses_with(result)
             erase_unused(call)
             changed += 1

@@ -57,7 +57,7 @@ Quantize = Annotated[
     str | None,
     typer.Option(
         metavar="SCHEME",
-        help="none, fp8, int8, int4 or another scheme of docs/quantization.md.  [default: the recipe's]",
+        help="none, fp8, int8, int4 or another scheme of docs/quantization.md; fastest, auto.  [default: the recipe's]",
         rich_help_panel=BUILDING,
     ),
 ]
@@ -146,10 +146,10 @@ def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
 
 def check_scheme(quantize: str) -> None:
     """Raise RecipeError, with the nearest name, for a scheme that does not exist."""
-    from autodeploy.quantization.option import AUTO, quantize_values  # they need torch, which `--help` does without
+    from autodeploy.quantization import option  # it needs torch, which `--help` does without
 
-    if quantize != AUTO:
-        quantize_values(quantize)
+    if quantize not in (option.AUTO, option.FASTEST):
+        option.quantize_values(quantize)
 
 
 def check_capture(capture: str | None) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 from autodeploy.cost.model import CostModel
 from autodeploy.cost.step import StepShape
 from autodeploy.hardware import Gpu
+from autodeploy.runtime.memory import CPU_SHARE, CUDA_HEADROOM
 
 CONTEXT_BYTES = 0.8e9  # a CUDA context, the libraries' workspaces, and the code of kernels
 CAPTURE_BYTES = 0.3e9  # what captured graphs keep beside their largest step
-HEADROOM = 0.03  # of the memory, as the runtime leaves it
 SCRATCH = 2.0  # kernels have temporaries of their own, such as both halves of a gate
 SAMPLER_BYTES = 12  # for each request and token of the vocabulary: logits in fp32, probabilities, their order
-CPU_CACHE_SHARE = 0.25  # as the runtime takes it
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,13 @@ class Fit:
 def fit_memory(gpu: Gpu, model: CostModel, weight_bytes: float, max_batch_size: int, max_num_tokens: int) -> Fit:
     """Share out the memory of `gpu` between weights, the largest steps, and the cache.
 
-    Like the runtime, it adds up the largest prompt chunk and the largest decode step.
+    Like the runtime, it adds up the largest prompt chunk, twice, and the largest decode step.
     """
     chunk = StepShape(1, min(max_num_tokens, model.spec.max_model_len), 1)
-    steps = model.peak_bytes(chunk) + model.peak_bytes(StepShape(max_batch_size, 1, 1))
+    steps = 2 * model.peak_bytes(chunk) + model.peak_bytes(StepShape(max_batch_size, 1, 1))
     workspace = SCRATCH * steps + max_batch_size * model.spec.vocab_size * SAMPLER_BYTES
     capacity = gpu.memory_gb * 1e9
     if gpu.is_cpu:
-        return Fit(capacity, weight_bytes, 0.0, workspace, model.cache_bytes(), CPU_CACHE_SHARE)
-    reserve = CONTEXT_BYTES + CAPTURE_BYTES + HEADROOM * capacity
+        return Fit(capacity, weight_bytes, 0.0, workspace, model.cache_bytes(), CPU_SHARE)
+    reserve = CONTEXT_BYTES + CAPTURE_BYTES + CUDA_HEADROOM * capacity
     return Fit(capacity, weight_bytes, reserve, workspace, model.cache_bytes())

@@ -6,6 +6,7 @@ hold on other GPUs, whose own ceilings they scale: the operators are the same, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -33,24 +34,37 @@ COMPUTE: Mapping[Kind, float] = {"matmul": 0.92, "experts": 0.6, "attention": 0.
 """Of the matmul ceiling, for the shapes that models have."""
 NARROW_READ = 0.92
 """Of the read ceiling, for weights of 8 bits or fewer, which kernels unpack as they stream them."""
-SHARPNESS = 1.5
+DECODED = 0.33
+"""Of the matmul ceiling, for weights that kernels widen to 16 bits in registers: some 220 TFLOP/s in place of 730."""
+DECODING = 15.0
+"""Operations in fp32 whose time widening one element takes: 4.5e12 elements a second, of any number of bits."""
+ATTENTION_READ = 0.8
+"""Of the read ceiling, for a cache in pages."""
+SHARPNESS = 1.7
 """Reading and computing overlap, less so the closer they are: (r^p + c^p)^(1/p). 1 is one after the other."""
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """Seconds that do not depend on sizes: of each kernel's start and end by kind, of a request, and of a step."""
+    """Seconds that do not depend on sizes: of each kernel's start and end by kind, and of the host.
+
+    The host prepares a step in `step` and `request` for each; of that a GPU waits for `exposed`, while it computes the
+    one before.
+    """
 
     kernels: Mapping[Kind, float]
     request: float
     step: float
+    exposed: float
     arrival: float
     """Of a new request, until its first step and back."""
 
 
-GPU = Latencies({"matmul": 2.0e-6, "experts": 6.0e-6, "attention": 11.0e-6, "rows": 2.0e-6}, 3.0e-6, 50e-6, 0.5e-3)
+GPU = Latencies(
+    {"matmul": 2.0e-6, "experts": 6.0e-6, "attention": 11.0e-6, "rows": 2.0e-6}, 4.5e-6, 0.45e-3, 30e-6, 0.5e-3
+)
 """A boundary inside a CUDA graph is 1 us, and memory needs another to reach its rate; attention is three kernels."""
-CPU = Latencies({"matmul": 10e-6, "experts": 40e-6, "attention": 20e-6, "rows": 6e-6}, 20e-6, 400e-6, 1e-3)
+CPU = Latencies({"matmul": 10e-6, "experts": 40e-6, "attention": 20e-6, "rows": 6e-6}, 20e-6, 0.4e-3, 0.4e-3, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -73,10 +87,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Pace:
-    """What a device reaches: bytes read and operations a second, and its latencies."""
+    """What a device reaches: bytes read, operations and elements decoded a second, and its latencies."""
 
     read: float
     flops: Mapping[Precision, float]
+    decoding: float
     latencies: Latencies
 
     @classmethod
@@ -89,7 +104,9 @@ class Pace:
             flops |= gpu.measured.tflops
             read = gpu.measured.read_gb_s
         rates = {name: value * 1e12 for name, value in flops.items()}
-        return cls(read * 1e9, rates, CPU if gpu.is_cpu else GPU)
+        if gpu.is_cpu:  # it multiplies 8 bits as they are
+            return cls(read * 1e9, rates, math.inf, CPU)
+        return cls(read * 1e9, rates, gpu.tflops.get("fp32", min(gpu.tflops.values())) * 1e12 / DECODING, GPU)
 
     def measured(self, read_gb_s: float, tflops: float, dtype: str) -> Pace:
         """The same with ceilings that were measured now, of matmuls in a dtype of torch."""
@@ -97,8 +114,9 @@ class Pace:
 
     def time(self, work: Work) -> Timed:
         """The time of an operator."""
-        reading = work.num_bytes / (self.read * (NARROW_READ if work.is_narrow else 1.0))
-        computing = work.num_flops / (self.rate(work.precision) * COMPUTE[work.kind])
+        reading = max(work.num_bytes / (self.read * _read_share(work)), work.num_decoded / self.decoding)
+        decoded = DECODED if work.num_decoded else 1.0
+        computing = work.num_flops / (self.rate(work.precision) * COMPUTE[work.kind] * decoded)
         latency = self.latencies.kernels[work.kind]
         seconds = latency + (reading**SHARPNESS + computing**SHARPNESS) ** (1 / SHARPNESS)
         return Timed(work, seconds * work.times, _bound(reading, computing, latency))
@@ -107,12 +125,19 @@ class Pace:
         """The time of a step of `num_requests`, whose operators run one after the other."""
         timed = tuple(map(self.time, works))
         seconds = {bound: sum(one.seconds for one in timed if one.bound == bound) for bound in _BOUNDS}
+        device = sum(seconds.values()) + self.latencies.exposed
         host = self.latencies.step + num_requests * self.latencies.request
-        return Step(sum(seconds.values()) + host, max(_BOUNDS, key=lambda bound: seconds[bound]), timed)
+        if host > device:
+            return Step(host, "launches", timed)
+        return Step(device, max(_BOUNDS, key=lambda bound: seconds[bound]), timed)
 
     def rate(self, precision: str) -> float:
         """Operations a second in a dtype of torch; one that the device has no units for takes the slowest of others."""
         return self.flops.get(PRECISIONS.get(precision, "fp32"), min(self.flops.values()))
+
+
+def _read_share(work: Work) -> float:
+    return NARROW_READ if work.is_narrow else ATTENTION_READ if work.kind == "attention" else 1.0
 
 
 _BOUNDS: tuple[Bound, ...] = ("memory", "compute", "launches")

@@ -16,6 +16,7 @@ from autodeploy.graph.nodes import arguments
 from autodeploy.graph.origin import module_path
 
 EMBEDDING = torch.ops.aten.embedding.default
+PACKED = torch.ops.autodeploy.packed_linear.default
 META = torch.device("meta")
 CANONICAL = "autodeploy"
 
@@ -45,6 +46,8 @@ class Work:
     times: float = 1.0
     is_narrow: bool = False
     """Whether its weight has 8 bits an element or fewer."""
+    num_decoded: float = 0.0
+    """Elements of its weight that are widened to 16 bits as they are multiplied."""
 
     @property
     def num_bytes(self) -> float:
@@ -106,6 +109,7 @@ class _Counter(Interpreter):
             self._attention(named) if attends else self._product(target, named, outs[0]),
             self.times(node),
             any(self.env[one].itemsize == 1 for one in node.all_input_nodes if one.op == "get_attr"),
+            float(len(self.env[named["weight"]]) * rows[0].shape[-1]) if target is PACKED else 0.0,
         )
         self.works.append(work)
 

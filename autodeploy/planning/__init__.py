@@ -2,17 +2,21 @@
 
 from autodeploy.aims import Aims
 from autodeploy.planning.estimate import Estimate, estimate_model
-from autodeploy.planning.formats import refuse_scheme
+from autodeploy.planning.formats import Fastest, fastest_scheme, refuse_recipe, refuse_scheme
 from autodeploy.planning.outlook import Outlook, look_ahead, look_at_weights
-from autodeploy.planning.settings import plan_settings
+from autodeploy.planning.settings import plan_settings, plan_tuning
 
 __all__ = [
     "Aims",
     "Estimate",
+    "Fastest",
     "Outlook",
     "estimate_model",
+    "fastest_scheme",
     "look_ahead",
     "look_at_weights",
     "plan_settings",
+    "plan_tuning",
+    "refuse_recipe",
     "refuse_scheme",
 ]

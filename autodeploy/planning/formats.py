@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
+from autodeploy.aims import Aims
 from autodeploy.cost import Step, StepShape, Work
 from autodeploy.errors import UnsupportedError
 from autodeploy.hardware import FEATURES, Gpu
+from autodeploy.optimizer import Recipe
 from autodeploy.planning.estimate import Estimate
-from autodeploy.quantization import SCHEMES, Scheme
+from autodeploy.quantization import SCHEMES, Scheme, name_of
 from autodeploy.quantization.option import scheme_of_option
 
 OFFERED = ("fp8", "int8", "int4", "nvfp4")
 """The schemes that a plan compares with."""
+
+LEAST_GAIN = 0.05
+"""Of a step's time, for which `fastest` rounds weights at all."""
 
 CROWD = 4096  # tokens of a step that meets every expert
 SCALE_BITS = 16
@@ -21,7 +28,11 @@ ARITHMETIC = {"fp8": "float8_e4m3fn", "int8": "int8"}
 
 def why_not(gpu: Gpu, name: str) -> str | None:
     """Why a device cannot compute in the scheme called `name`, with what it can do; None when it can."""
-    feature = _needs(scheme_of_option(name))
+    return _lacks(gpu, scheme_of_option(name))
+
+
+def _lacks(gpu: Gpu, scheme: Scheme) -> str | None:
+    feature = _needs(scheme)
     if feature is None or gpu.is_cpu or feature in gpu.features:
         return None
     major, minor = gpu.compute_capability or (0, 0)
@@ -38,6 +49,62 @@ def refuse_scheme(gpu: Gpu, name: str | None) -> None:
     reason = None if name is None else why_not(gpu, name)
     if reason is not None:
         raise UnsupportedError(f"--quantize {name}: {reason}")
+
+
+def refuse_recipe(gpu: Gpu, recipe: Recipe) -> None:
+    """Raise UnsupportedError for a recipe with a scheme, or a format of the cache, that a device cannot compute in."""
+    for key, scheme in _schemes_of(recipe):
+        reason = _lacks(gpu, scheme)
+        if reason is not None:
+            raise UnsupportedError(f"{key}: {reason}")
+
+
+def _schemes_of(recipe: Recipe) -> Iterator[tuple[str, Scheme]]:
+    """What a recipe quantizes to, and the keys that say so."""
+    options: dict[str, dict[str, Any]] = {name: one.model_dump() for name, one in recipe.passes}
+    precision = options.get("mark_precision", {})
+    named = [
+        ("scheme", precision.get("scheme", "none")),
+        *(("rules", one["scheme"]) for one in precision.get("rules", ())),
+    ]
+    for key, scheme in named:
+        found = SCHEMES[scheme] if isinstance(scheme, str) else Scheme.model_validate(scheme)
+        yield f"passes.mark_precision.{key}={name_of(found)}", found
+    if options.get("quantize_cache", {}).get("format") == "fp8":
+        yield "--kv-cache fp8 (passes.quantize_cache.format)", SCHEMES["fp8_weights"]
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """A scheme, and the sentence that says why it is the fastest."""
+
+    scheme: str
+    reason: str
+
+
+def fastest_scheme(estimate: Estimate, aims: Aims, batch_size: int, num_tokens: int) -> Fastest:
+    """The scheme, or "none", in which a new token and its share of the prompts are predicted to take least.
+
+    A scheme must gain 5 % over "none". Decode steps are of `batch_size`, steps with prompts of `num_tokens`.
+    """
+    context = min(aims.context, estimate.model.spec.max_model_len)
+    length = min(num_tokens, context)
+    decode, chunk = StepShape(batch_size, 1, context), StepShape(max(1, num_tokens // length), length, length)
+
+    def seconds(scheme: str) -> float:
+        new, prompt = (in_scheme(estimate, shape, scheme).seconds / shape.total_tokens for shape in (decode, chunk))
+        return new + aims.prompt_tokens * prompt
+
+    known = ("none", *(one for one in OFFERED if why_not(estimate.gpu, one) is None))
+    times = {one: seconds(one) for one in known}
+    best = min(times, key=lambda one: times[one])
+    if times[best] > (1 - LEAST_GAIN) * times["none"]:
+        best = "none"
+    others = ", ".join(f"{name} {1e6 * time:.1f}" for name, time in times.items() if name != best)
+    prompts = f" and {aims.prompt_tokens:g} of prompts" if aims.prompt_tokens else ""
+    return Fastest(
+        best, f"a new token of {batch_size} at once{prompts} would take {1e6 * times[best]:.1f} us; in {others}"
+    )
 
 
 def in_scheme(estimate: Estimate, shape: StepShape, name: str) -> Step:
@@ -65,11 +132,13 @@ def _bits(scheme: Scheme) -> float:
 
 
 def _requantized(work: Work, scheme: Scheme) -> Work:
-    if not _is_quantizable(work):
+    if not _is_quantizable(work) or not scheme.is_quantized:
         return work
     weights = {name: size * _bits(scheme) / 16 for name, size in work.weight_bytes.items()}
-    precision = work.precision if scheme.activations == "none" else ARITHMETIC[scheme.weights]
-    return replace(work, weight_bytes=weights, precision=precision, is_narrow=True)
+    if scheme.activations != "none":
+        return replace(work, weight_bytes=weights, precision=ARITHMETIC[scheme.weights], is_narrow=True)
+    elements = sum(work.weight_bytes.values()) / 2
+    return replace(work, weight_bytes=weights, num_decoded=elements, is_narrow=True)
 
 
 def _is_quantizable(work: Work) -> bool:

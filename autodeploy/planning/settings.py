@@ -10,6 +10,7 @@ from autodeploy.aims import Aims
 from autodeploy.cost import Fit, StepShape
 from autodeploy.layers import COST_MODEL, Choice, Origin
 from autodeploy.planning.estimate import Estimate
+from autodeploy.runtime.settings import RuntimeSettings
 
 MOST_REQUESTS, LEAST_TOKENS, MOST_TOKENS = 1024, 64, 16384
 OWN_KERNELS = (1, 2, 4, 8)
@@ -39,6 +40,13 @@ def plan_settings(estimate: Estimate, aims: Aims, workload: str) -> tuple[Choice
         Choice(f"runtime.{key}", one.value, Origin(COST_MODEL, f"workload {workload}", one.reason))
         for key, one in chosen.items()
     )
+
+
+def plan_tuning(settings: RuntimeSettings, workload: str) -> Choice:
+    """How far kernels are tuned: to the rows that steps have under `settings`."""
+    most = settings.max_num_tokens
+    reason = f"no step has more rows than the {most:,} of runtime.max_num_tokens, so none is timed"
+    return Choice("passes.tune_kernels.max_rows", most, Origin(COST_MODEL, f"workload {workload}", reason))
 
 
 def choose_batch(estimate: Estimate, aims: Aims) -> Chosen:

@@ -12,6 +12,8 @@ from autodeploy.quantization.scheme import SCHEMES, Scheme
 
 AUTO = "auto"
 """What `--quantize` takes besides the names of schemes: a search, whose result becomes rules."""
+FASTEST = "fastest"
+"""Likewise: the scheme in which the workload's steps are predicted to be shortest on the device."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
 def scheme_of_option(name: str) -> Scheme:
     """The scheme that `--quantize NAME` gives to projections; RecipeError, with the nearest name, where it is none."""
     if name not in SCHEMES and name not in TECHNIQUES:
-        raise RecipeError(f"--quantize {name}: no such scheme; {nearest(name, [*SCHEMES, *TECHNIQUES, AUTO])}")
+        raise RecipeError(f"--quantize {name}: no such scheme; {nearest(name, [*SCHEMES, *TECHNIQUES, AUTO, FASTEST])}")
     return SCHEMES[_scheme_name(name)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -50,9 +50,15 @@ class Choices:
         place = bisect_left(choices, rows, key=lambda choice: choice.rows)
         return choices[place] if place < len(choices) else None
 
-    def missing(self, matmuls: Iterable[Matmul]) -> tuple[Matmul, ...]:
-        """Those that nothing is known of."""
-        return tuple(matmul for matmul in matmuls if matmul not in self.entries)
+    def missing(
+        self, matmuls: Iterable[Matmul], rows_of: Callable[[Matmul], Iterable[int]] = lambda _: ()
+    ) -> tuple[Matmul, ...]:
+        """Those that nothing is known of, or not all the numbers of rows that `rows_of` gives."""
+        return tuple(matmul for matmul in matmuls if not self._reach(matmul, rows_of(matmul)))
+
+    def _reach(self, matmul: Matmul, rows: Iterable[int]) -> bool:
+        known = {choice.rows for choice in self.entries.get(matmul, ())}
+        return bool(known) and known.issuperset(rows)
 
     def only(self, matmuls: Iterable[Matmul]) -> Choices:
         """Those for `matmuls`."""

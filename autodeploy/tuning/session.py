@@ -13,7 +13,7 @@ from autodeploy.kernels import KernelTable
 from autodeploy.tuning.choices import Choices
 from autodeploy.tuning.matmul import Matmul
 from autodeploy.tuning.store import Conditions, conditions, load_choices, save_choices
-from autodeploy.tuning.tune import tune_matmuls
+from autodeploy.tuning.tune import ROWS, rows_of, tune_matmuls
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,12 @@ def tune(
     device: torch.device,
     known: Tuning | None = None,
     observe: Callable[[Matmul], None] = lambda _: None,
+    max_rows: int = 0,
 ) -> Tuning:
     """Choices for `matmuls` on `device`: those of `known` and the user's cache, and measured ones for the others.
 
-    What is measured goes to the user's cache. Nothing is measured for a CPU, whose kernels leave no choice, nor for a
+    What is known must reach `max_rows`, of which 0 means that whatever is known will do. What is measured goes to the
+    user's cache. Nothing is measured for a CPU, whose kernels leave no choice, nor for a
     GPU that is not here.
     """
     if device.type == "cpu":
@@ -54,11 +56,11 @@ def tune(
     choices = load_choices(here)
     if known is not None and known.conditions == here:
         choices = choices | known.choices
-    missing = choices.missing(matmuls)
+    missing = choices.missing(matmuls, lambda one: rows_of(one, max_rows) if max_rows else ())
     notes: tuple[str, ...] = ()
     if missing:
         started = time.perf_counter()
-        measured = tune_matmuls(missing, table, observe)
+        measured = tune_matmuls(missing, table, observe, max_rows or ROWS[-1])
         save_choices(here, measured)
         choices = choices | measured
         notes = (f"tuned {len(missing)} matmuls in {time.perf_counter() - started:.0f} s",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -61,14 +62,23 @@ def candidates_of(matmul: Matmul, rows: int, table: KernelTable) -> list[Candida
 
 
 def tune_matmuls(
-    matmuls: Iterable[Matmul], table: KernelTable, observe: Callable[[Matmul], None] = lambda _: None
+    matmuls: Iterable[Matmul],
+    table: KernelTable,
+    observe: Callable[[Matmul], None] = lambda _: None,
+    max_rows: int = ROWS[-1],
 ) -> Choices:
-    """Measure on the current GPU which kernel of `table` is fastest for each matmul and number of rows."""
+    """Measure on the current GPU which kernel of `table` is fastest for each matmul and each of `rows_of` it."""
     entries = {}
     for matmul in matmuls:
         observe(matmul)
-        entries[matmul] = tuple(_tune(matmul, rows, table) for rows in ROWS if rows * matmul.n <= MOST_RESULTS)
+        entries[matmul] = tuple(_tune(matmul, rows, table) for rows in rows_of(matmul, max_rows))
     return Choices(entries)
+
+
+def rows_of(matmul: Matmul, max_rows: int) -> tuple[int, ...]:
+    """The numbers of rows that are measured for a matmul, in steps of at most `max_rows`."""
+    needed = ROWS[: bisect_left(ROWS, max_rows) + 1]
+    return tuple(rows for rows in needed if rows * matmul.n <= MOST_RESULTS)
 
 
 def _tune(matmul: Matmul, rows: int, table: KernelTable) -> Choice:

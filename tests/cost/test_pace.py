@@ -53,6 +53,37 @@ def test_matmuls_take_about_what_they_were_measured_to(rows: int, n: int, k: int
     assert 1e6 * Pace.of(load_gpu("h200")).time(work).seconds == pytest.approx(microseconds, rel=0.12)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "rows", "n", "k", "microseconds"),
+    [
+        ("fp8", 1, 28672, 4096, 28.6),
+        ("fp8", 64, 28672, 4096, 35.0),
+        ("fp8", 256, 28672, 4096, 53.5),
+        ("fp8", 256, 4096, 14336, 33.9),
+        ("int8", 1, 28672, 4096, 29.5),
+        ("int8", 64, 28672, 4096, 68.5),
+        ("int4", 1, 28672, 4096, 26.5),
+        ("int4", 1, 4096, 14336, 17.3),
+        ("int4", 64, 28672, 4096, 61.5),
+        ("int4", 64, 4096, 14336, 43.4),
+    ],
+)
+def test_matmuls_of_narrow_weights_take_about_what_they_were_measured_to(
+    scheme: str, rows: int, n: int, k: int, microseconds: float
+) -> None:
+    bits, computed = {"fp8": (8, "float8_e4m3fn"), "int8": (8, "bfloat16"), "int4": (4.125, "bfloat16")}[scheme]
+    decoded = 0.0 if scheme == "fp8" else n * k
+    flops = 2.0 * rows * n * k
+    work = Work("a", "b", "matmul", None, computed, {"w": bits / 8 * n * k}, 0.0, 0.0, flops, 1.0, True, decoded)
+    assert 1e6 * Pace.of(load_gpu("h200")).time(work).seconds == pytest.approx(microseconds, rel=0.2)
+
+
+def test_a_host_that_prepares_longer_than_the_device_computes_bounds_a_step() -> None:
+    step = Pace.of(load_gpu("h200")).step([Work("a", "add", "rows", None, "bfloat16", row_bytes=64)], 256)
+    assert step.seconds == pytest.approx(GPU.step + 256 * GPU.request)
+    assert step.bound == "launches"
+
+
 def test_a_datasheet_is_never_reached() -> None:
     a100 = load_gpu("a100")
     pace = Pace.of(a100)

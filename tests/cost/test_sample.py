@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,9 +19,10 @@ SHAPES = (StepShape(3, 1, 50), StepShape(1, 20, 20))
 MIXED = ["sliding_attention", "sliding_attention", "full_attention"] * 2
 
 
-def estimate(model_type: str, **options: object) -> Estimate:
+def estimate(model_type: str, quantize: str | None = None, **options: object) -> Estimate:
     config, gpu = tiny_config(model_type, **options), load_gpu("h200")
-    recipe = resolve_settings(config, GpuChoice(gpu, ""), recipe="auto", workload="balanced", values={})
+    chosen: dict[str, Any] = {"recipe": "auto", "workload": "balanced", "values": {}, "quantize": quantize}
+    recipe = resolve_settings(config, GpuChoice(gpu, ""), **chosen)
     return estimate_model(config, gpu, torch.bfloat16, recipe)
 
 
@@ -27,12 +30,13 @@ def estimate(model_type: str, **options: object) -> Estimate:
     ("model_type", "options", "traced"),
     [
         ("llama", {"num_hidden_layers": 5, "tie_word_embeddings": True}, 2),
+        ("llama", {"num_hidden_layers": 5, "quantize": "fp8"}, 2),
         ("gemma3_text", {"num_hidden_layers": 6, "layer_types": MIXED, "sliding_window": 8}, 3),
         ("qwen2_moe", {"num_hidden_layers": 5, "mlp_only_layers": [0]}, 2),
     ],
 )
 def test_a_sample_costs_what_the_whole_does(
-    model_type: str, options: dict[str, object], traced: int, monkeypatch: pytest.MonkeyPatch
+    model_type: str, options: dict[str, Any], traced: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = estimate(model_type, **options)
     assert short.sample.config.num_hidden_layers == traced

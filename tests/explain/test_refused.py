@@ -25,6 +25,22 @@ def test_fp8_on_an_a100_is_refused_with_what_runs_there(model: str) -> None:
         plan(model, gpu="a100", quantize="fp8")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("passes.mark_precision.scheme", "fp8"),
+        ("passes.mark_precision.rules", [{"match": "*down*", "scheme": "nvfp4"}]),
+        ("passes.mark_precision.rules", [{"scheme": {"weights": "fp8", "scope": "tensor"}}]),
+        ("passes.quantize_cache.format", "fp8"),
+    ],
+)
+def test_what_a_recipe_asks_for_is_refused_alike(model: str, key: str, value: object) -> None:
+    with pytest.raises(UnsupportedError, match=r"a100-80 .* has no fp8 units") as error:
+        plan(model, gpu="a100", set={key: value})
+    assert key.rpartition(".")[2] in str(error.value)
+    plan(model, gpu="l4", set={key: value})
+
+
 @pytest.mark.parametrize("gpu", ["v100", "t4"])
 def test_bf16_where_there_is_none_is_refused_or_replaced(model: str, gpu: str) -> None:
     with pytest.raises(UnsupportedError, match=f"--dtype bf16: {gpu} has no bf16, .*; use fp16"):

@@ -108,7 +108,9 @@ def handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 files = hub.files[repo][commit].items()
                 self.json([{"type": "file", "path": p, "size": len(b), "oid": sha1(b).hexdigest()} for p, b in files])
             else:
-                self.json({"id": repo, "sha": commit, "siblings": [{"rfilename": p} for p in hub.files[repo][commit]]})
+                siblings = [{"rfilename": path, "size": len(file)} for path, file in hub.files[repo][commit].items()]
+                gated = "manual" if repo in hub.gated else False
+                self.json({"id": repo, "sha": commit, "siblings": siblings, "gated": gated})
 
         def file(self, repo: str, commit: str, name: str) -> None:
             if repo in hub.gated and self.headers.get("authorization") != f"Bearer {hub.token}":

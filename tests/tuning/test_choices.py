@@ -101,6 +101,8 @@ def test_choices_survive_json() -> None:
     data = json.loads(json.dumps(both.as_data()))
     assert Choices.from_data(data) == both
     assert choices().missing([WIDE, Matmul(1, 1, "bfloat16")]) == (Matmul(1, 1, "bfloat16"),)
+    assert choices().missing([WIDE], lambda _: (8,)) == ()
+    assert choices().missing([WIDE], lambda _: (8, 16)) == (WIDE,)
     found = choices().find(WIDE, 3)
     assert found is not None
     assert found.rows == 8

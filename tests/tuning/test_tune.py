@@ -42,3 +42,8 @@ def test_a_result_too_large_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("autodeploy.tuning.tune.MOST_RESULTS", 256 * 4)
     choices = tune_matmuls([MATMUL], KernelTable(builtin_kernels("cuda")))
     assert [choice.rows for choice in choices.entries[MATMUL]] == [1, 2, 4]
+
+
+def test_no_more_rows_are_measured_than_a_step_has() -> None:
+    choices = tune_matmuls([MATMUL], KernelTable(builtin_kernels("cuda")), max_rows=5)
+    assert [choice.rows for choice in choices.entries[MATMUL]] == [1, 2, 4, 8]
