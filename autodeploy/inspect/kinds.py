@@ -47,7 +47,7 @@ _BY_WORD: Mapping[str, Kind] = MappingProxyType(
         "mm": Kind.MATMUL,
         "norm": Kind.NORM,
         "rope": Kind.ROTARY,
-        "activation": Kind.ACTIVATION,
+        "activat": Kind.ACTIVATION,
         "quantize": Kind.QUANTIZE,
         "silu": Kind.ACTIVATION,
         "gelu": Kind.ACTIVATION,

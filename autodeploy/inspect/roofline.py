@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from markupsafe import Markup
 
@@ -16,7 +17,7 @@ from autodeploy.inspect.scale import Axis, decades
 from autodeploy.inspect.subject import DECODE, PROMPT, Subject
 from autodeploy.rewrite.place import layerless
 
-_LABEL_HEIGHT, _LABEL_WIDTH = 15, 36  # pixels
+_LABEL_HEIGHT, _DIGIT_WIDTH, _GAP = 15, 6, 20  # pixels; the gap is that around a label
 SHOWN = 14  # rows of the table; what follows takes next to no time
 STEPS = (("decode", DECODE), ("prompt", PROMPT))
 
@@ -99,32 +100,40 @@ def _plot(pace: Pace, spots: Sequence[Spot]) -> Markup:
     y = Axis(*decades(min([pace.read / 10, *(dot.rate for dot in dots)]), peak), 300, 16, is_log=True)
     lines = [(name, _roof(x, y, pace.read, rate), flops_text(rate)) for name, rate in roofs]
     places = [(dot.number, x.at(dot.intensity), y.at(dot.rate)) for dot in dots]
-    labels = _labels(places)
+    labels = label_dots(places)
     return render("roofline_plot.html", x=x, y=y, roofs=lines, dots=dots, labels=labels, read=pace.read)
 
 
-def _labels(places: Sequence[tuple[int, float, float]]) -> list[tuple[str, float, float]]:
-    """The numbers of dots: those of dots too near each other for labels of their own stand in one, at the rightmost."""
-    clusters: list[list[tuple[int, float, float]]] = []
-    for place in places:
-        near = (one for one in clusters if any(_is_near(place, other) for other in one))
-        found = next(near, None)
-        if found is None:
-            clusters.append([place])
-        else:
-            found.append(place)
-    return [
-        (
-            ", ".join(str(number) for number, _, _ in one),
-            max(x for _, x, _ in one),
-            sum(y for _, _, y in one) / len(one),
-        )
-        for one in clusters
-    ]
+def label_dots(places: Sequence[tuple[int, float, float]]) -> list[tuple[str, float, float]]:
+    """The numbers of dots beside them; dots whose labels would cover each other share one, at the rightmost."""
+    clusters = [[place] for place in places]
+    while (pair := next(((a, b) for a, b in combinations(clusters, 2) if _collide(a, b)), None)) is not None:
+        clusters.remove(pair[1])
+        pair[0].extend(pair[1])
+    return [_label(one) for one in clusters]
 
 
-def _is_near(one: tuple[int, float, float], other: tuple[int, float, float]) -> bool:
-    return abs(one[2] - other[2]) < _LABEL_HEIGHT and abs(one[1] - other[1]) < _LABEL_WIDTH
+def _label(cluster: Sequence[tuple[int, float, float]]) -> tuple[str, float, float]:
+    """The text of a cluster, and where its dots end: across, and on average upwards."""
+    numbers = ", ".join(str(number) for number, _, _ in sorted(cluster))
+    return numbers, max(x for _, x, _ in cluster), sum(y for _, _, y in cluster) / len(cluster)
+
+
+def _collide(one: Sequence[tuple[int, float, float]], other: Sequence[tuple[int, float, float]]) -> bool:
+    """Whether the label of either would cover the label or a dot of the other."""
+    (text, x, y), (other_text, other_x, other_y) = _label(one), _label(other)
+    if abs(y - other_y) < _LABEL_HEIGHT and x < other_x + _width(other_text) and other_x < x + _width(text):
+        return True
+    return _covers(_label(one), other) or _covers(_label(other), one)
+
+
+def _covers(label: tuple[str, float, float], dots: Sequence[tuple[int, float, float]]) -> bool:
+    text, x, y = label
+    return any(abs(y - up) < _LABEL_HEIGHT and x <= across < x + _width(text) for _, across, up in dots)
+
+
+def _width(text: str) -> float:
+    return _GAP + _DIGIT_WIDTH * len(text)
 
 
 def _roof(x: Axis, y: Axis, read: float, rate: float) -> str:

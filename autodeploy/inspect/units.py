@@ -96,6 +96,8 @@ def _first_known(nodes: Iterable[Node], paths: dict[Node, Path]) -> Path:
 
 def _with_found_layers(graph: Graph, units: list[Unit]) -> list[Unit]:
     layers = find_layers(graph)
+    if not any(one.op == "get_attr" for node in next(iter(layers.stretches), ()) for one in node.all_input_nodes):
+        return units  # calls that are alike, and no layer: a layer has weights
     number = {node: str(at) for at, stretch in enumerate(layers.stretches) for node in stretch}
     return [
         replace(unit, path=("layers", number[unit.node], *unit.path)) if unit.node in number else unit for unit in units

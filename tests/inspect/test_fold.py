@@ -118,3 +118,15 @@ def test_layers_without_modules_are_found_by_their_structure() -> None:
             node.target = f"weight_{node.name}"
     (layers,) = (one for one in fold_graph(graph, "bare").root.groups() if one.repeats > 1)
     assert layers.repeats == 3
+
+
+class Square(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu() * x.relu()
+
+
+def test_calls_that_are_alike_are_no_layers() -> None:
+    folded = fold_graph(ad.trace(Square(), torch.randn(3, 8)).graph_module.graph, "square")
+    assert [(one.operator, one.repeats) for one in folded.operations()] == [
+        ("placeholder", 1), ("aten.relu", 1), ("aten.relu", 1), ("aten.mul", 1), ("output", 1),
+    ]  # fmt: skip

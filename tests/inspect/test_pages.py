@@ -30,7 +30,7 @@ from autodeploy.inspect import (
 from autodeploy.inspect.diff_page import find_marks
 from autodeploy.inspect.graph_page import open_at_first
 from autodeploy.inspect.memory import moments, portions
-from autodeploy.inspect.roofline import find_spots
+from autodeploy.inspect.roofline import find_spots, label_dots
 from autodeploy.inspect.subject import DECODE
 from tests.inspect.graphs import optimized, traced
 from tests.inspect.html import Strict, assert_self_contained
@@ -180,6 +180,13 @@ def test_the_roofline_has_the_operators_of_a_step() -> None:
     )
     assert longer.num_flops == 32 * down.num_flops
     assert longer.intensity > down.intensity
+
+
+def test_labels_of_a_plot_cover_neither_dots_nor_each_other() -> None:
+    apart = [(1, 100.0, 50.0), (2, 100.0, 200.0), (3, 300.0, 50.0)]
+    assert label_dots(apart) == [("1", 100.0, 50.0), ("2", 100.0, 200.0), ("3", 300.0, 50.0)]
+    crowded = [(1, 100.0, 50.0), (2, 104.0, 52.0), (3, 130.0, 54.0), (4, 165.0, 55.0)]
+    assert [text for text, _, _ in label_dots(crowded)] == ["1, 2, 3, 4"]
 
 
 def test_the_memory_plan_adds_up() -> None:
