@@ -1,7 +1,8 @@
 """The cost model against measured decode steps: `python benchmarks/predicted_h200.py [REPORT.json ...]`.
 
-Reads reports that `autodeploy bench --run decode:N --save` wrote, by default `h200_bf16.json` and `h200_decode_*.json`,
-predicts the same steps from the models' configs and the data of the H200 alone, and writes `predicted_h200.json`.
+Reads reports of `autodeploy bench --run decode:N --save` or of `benchmarks/decode_h200.py`, by default `h200_bf16.json`
+and `h200_decode_*.json`, predicts the same steps from the models' configs and the data of the H200 alone, and writes
+`predicted_h200.json` and the table of `docs/explain.md`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from autodeploy.planning import Estimate
 
 RESULTS = Path(__file__).parent / "results"
 CONFIGS = Path(__file__).parent / "configs"
+PAGE = Path(__file__).parents[1] / "docs/explain.md"
+BEGIN, END = "<!-- the table of benchmarks/predicted_h200.py -->\n", "<!-- its end -->\n"
 
 
 def main(files: list[Path]) -> None:
@@ -29,6 +32,8 @@ def main(files: list[Path]) -> None:
     rows = [row for file in files for row in compare(file)]
     show(rows)
     (RESULTS / "predicted_h200.json").write_text(json.dumps({"gpu": "h200", "rows": rows}, indent=1) + "\n")
+    text = PAGE.read_text()
+    PAGE.write_text(text[: text.index(BEGIN)] + BEGIN + markdown(rows) + text[text.index(END) :])
 
 
 def compare(file: Path) -> Iterator[dict[str, Any]]:
@@ -84,6 +89,16 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(f"{row[key]:+.1%}" if key == "error" else str(row[key]) for key in columns))
     Console().print(table)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The same for the documentation."""
+    lines = ["| model | weights | requests | predicted, ms | measured, ms | off by |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        weights = "bf16" if row["quantize"] == "none" else row["quantize"]
+        figures = f"{row['predicted_ms']:.2f} | {row['measured_ms']:.2f} | {row['error']:+.1%}"
+        lines.append(f"| {row['model']} | {weights} | {row['batch']} | {figures} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
