@@ -53,7 +53,11 @@ FEW_ROWS = (
     QuantizedConfig(64, 256, 4, 4, 3),
     QuantizedConfig(64, 128, 1, 4, 6, held=True),
 )
-RINGS = tuple(QuantizedConfig(64, 256, split, 4, 3, way="ring") for split in (1, 2, 4))
+RINGS = (
+    QuantizedConfig(128, 256, 1, 4, 3, way="ring"),
+    QuantizedConfig(64, 256, 2, 4, 3, way="ring"),
+    QuantizedConfig(64, 256, 4, 4, 3, way="ring"),
+)
 """For int8 and few rows. Of int4, what the matrix units wait for takes too long."""
 SOME_ROWS = (
     QuantizedConfig(128, 256, 4, 8, 3),
