@@ -37,9 +37,12 @@ class PackedStep:
         num_tokens = integers(item.num_tokens for item in items)
         ends = num_tokens.cumsum(0)
         token_ids = integers(chain.from_iterable(map(_token_ids, items)))
-        positions = torch.arange(len(token_ids)) + _repeated(first - ends + num_tokens, num_tokens)
+        positions, row_of_token = first, rows
+        if len(token_ids) > len(items):  # a step of one token each is common, and has them already
+            positions = torch.arange(len(token_ids)) + _repeated(first - ends + num_tokens, num_tokens)
+            row_of_token = _repeated(rows, num_tokens)
         return cls(
-            torch.stack((token_ids, positions, _repeated(rows, num_tokens))),
+            torch.stack((token_ids, positions, row_of_token)),
             torch.stack((rows, first + num_tokens, ends)),
             integers(logit_rows),
         )

@@ -52,8 +52,8 @@ class Call:
 
     def run(self) -> None:
         """Call it again."""
-        again = [leaf for leaf in tree_leaves(self.target(*self.args, **self.kwargs)) if isinstance(leaf, Tensor)]
-        for result, new in zip(self.results, again, strict=True):
+        again = self.target(*self.args, **self.kwargs)
+        for result, new in zip(self.results, _tensors_of(again), strict=True):
             if result.data_ptr() != new.data_ptr():
                 result.copy_(new)
 
@@ -121,8 +121,7 @@ class _Recording:
             return self._launch(target, args, kwargs)
         result = target(*args, **kwargs)
         if not _only_views(target, (args, kwargs), result):
-            results = tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
-            self.parts.append(Call(target, args, kwargs, results))
+            self.parts.append(Call(target, args, kwargs, _tensors_of(result)))
         return result
 
     def _launch(self, kernel: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -138,6 +137,13 @@ class _Recording:
             self.parts.pop()
         self.parts.append(Kernels(self._tape, first, self._tape.size()))
         return result
+
+
+def _tensors_of(result: Any) -> tuple[Tensor, ...]:
+    """All tensors of a call's result, which mostly is one."""
+    if isinstance(result, Tensor):
+        return (result,)
+    return tuple(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
 
 
 def _last_reads(graph: Graph) -> dict[Node, list[Node]]:
