@@ -90,7 +90,8 @@ def measure(name: str, scheme: str, ceilings: Ceilings, folder: Path) -> None:
     traced = ad.trace(str(CONFIGS / name), dtype="bf16")
     tied = getattr(traced.model, "all_tied_weights_keys", ())
     source = Repeated({key: one for key, one in traced.model.state_dict().items() if key not in tied})
-    found = optimize(traced, gpu="h200", quantize=None if scheme == "none" else scheme, source=source)
+    rows = {"passes.tune_kernels.max_rows": SETTINGS.max_num_tokens}
+    found = optimize(traced, gpu="h200", quantize=None if scheme == "none" else scheme, set=rows, source=source)
     gpu = load_gpu("h200")
     estimate = estimate_model(traced.config, gpu, torch.bfloat16, found.recipe)
     core = EngineCore(found.program, SETTINGS)
