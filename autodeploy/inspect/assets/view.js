@@ -270,7 +270,7 @@
     function begin() {
       scale(Math.min(1, Math.max(0.6, pane.clientWidth / canvas.offsetWidth)));
       const seen = boxes.filter(isShown);
-      const pick = seen.find((one) => one.matches(".added, .removed")) || seen.find((one) => one.matches(".rewired"));
+      const pick = seen.find((one) => one.matches(".adv-op.added, .adv-op.removed")) || seen.find((one) => one.matches(".rewired"));
       if (pick) {
         current = pick;
         centre(pick, true);
