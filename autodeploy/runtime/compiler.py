@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 SERVER = "autodeploy.runtime.compile_server"
@@ -55,8 +55,9 @@ class Compiler:
 
     def _send(self, line: str) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has died: kernels are compiled as they are launched
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
 
     def close(self) -> None:
         """End the process."""

@@ -48,6 +48,12 @@ assert num_compiled("*launcher*.so") == 1, "both kernels take the same arguments
 assert num_compiled("cuda_utils*.so") == 1
 list(launches(warmup=True))  # now as whoever launches them
 assert num_compiled() == 2, "it was compiled again"
-scaled_add.run(*[MockTensor(torch.float32, [256])] * 3, 200, 4, grid=(1,), warmup=True, BLOCK=256)
+x = MockTensor(torch.float32, [256])
+scaled_add.run(*[x] * 3, 200, 4, grid=(1,), warmup=True, BLOCK=256)
 assert num_compiled() == 3, "the count counts nothing"
+dead = Compiler()
+dead._process.kill()
+dead._process.wait()
+assert dead.compile(scaled_add.run(*[x] * 3, 200, 5, grid=(1,), warmup=False, BLOCK=256) for _ in range(2)) == 1
+dead.close()
 print("ok")
