@@ -12,9 +12,11 @@ from torch import Tensor
 from autodeploy.export import load_config, trace_model
 from autodeploy.hub import resolve
 from autodeploy.job import Job
+from autodeploy.pipeline import run_passes
+from autodeploy.program import Program, ProgramSpec, cache_specs
 from autodeploy.weights import Dequantized, SafetensorsSource, WeightPlan, stored
 from autodeploy.weights.checkpoint import plan_weights
-from tests.families import build, replay
+from tests.families import REFERENCES, context_of, default_passes, replay
 from tests.hub.ggufs import VOCAB_SIZE, write_gguf
 
 pytestmark = pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
@@ -80,14 +82,19 @@ def test_the_numbers_are_those_that_transformers_reads(plan: WeightPlan, folder:
 
 
 def test_logits_are_those_of_the_numbers(plan: WeightPlan, folder: Path, theirs: Any) -> None:
-    source: Any = SafetensorsSource(folder)
-    built = build(load_config(folder), source, prefer="torch")
-    called = [str(node.target) for node in built.graph_module.graph.nodes if node.op == "call_function"]
-    assert sum("packed_" in name for name in called) >= 4
+    source, config = SafetensorsSource(folder), load_config(folder)
+    traced = trace_model(config, torch.float32)
+    context = context_of(traced, source, kernels=REFERENCES)
+    run_passes(traced.graph_module, default_passes(config), context)
+    graph = traced.graph_module.graph
+    assert sum("packed_linear" in str(node.target) for node in graph.nodes) == 6  # q, k, v, o, gate and up, head
+    spec = ProgramSpec(VOCAB_SIZE, 64, cache_specs(graph))
+    tensors = context.weights.read(source)
+    program = Program(traced.graph_module, tensors, REFERENCES, torch.device("cpu"), spec)
     theirs.model.layers[0].mlp.down_proj.weight.data = plan[f"{LAYER}.mlp.down_proj.weight"].read(source)
     with torch.no_grad():
         wanted = theirs(torch.tensor([TOKEN_IDS])).logits[0]
-    assert error(replay(built.program, TOKEN_IDS, (12, *[1] * 8)).reshape(wanted.shape), wanted) <= 1e-5
+    assert error(replay(program, TOKEN_IDS, (12, *[1] * 8)).reshape(wanted.shape), wanted) <= 1e-5
 
 
 @pytest.mark.parametrize(("quantize", "packed"), [(None, True), ("none", False), ("int8", False)])
