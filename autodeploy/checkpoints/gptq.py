@@ -19,11 +19,11 @@ from typing import Literal
 from autodeploy.checkpoints.form import WHERE, Fields, Settings, parse
 from autodeploy.checkpoints.kinds import grouped_int4, int4, int8, order_of
 from autodeploy.checkpoints.module import Module
-from autodeploy.checkpoints.words import Centred, Codes, Columns, Pairs, Raised
+from autodeploy.checkpoints.words import WORD, Bytes, Centred, Codes, Columns, Pairs, Raised
 from autodeploy.errors import UnsupportedError
 from autodeploy.quantization.scheme import Scheme
 from autodeploy.weights.expression import Constant, Expression
-from autodeploy.weights.layout import transpose
+from autodeploy.weights.layout import Permute, Reshape, transpose
 
 LAYOUTS = ("gptq", "gptq_v2")
 
@@ -70,17 +70,24 @@ class Gptq(Settings):
         """The weight of a projection that is quantized."""
         if "qweight" not in module.names:
             return {}
-        codes = transpose(Codes(module.stored("qweight"), self.bits, 0))
-        columns = codes.shape[1]
+        packed = module.stored("qweight")
+        columns = packed.shape[0] * WORD // self.bits
         order = order_of(module, "g_idx", columns, self.group_size if self.group_size > 0 else columns)
-        ordered = codes if order is None else Columns(codes, order)
-        return {"weight": self._weight(module, ordered, transpose(module.stored("scales")), order)}
-
-    def _weight(self, module: Module, codes: Expression, scales: Expression, order: Constant | None) -> Expression:
+        values, scales = self._values(packed, order), transpose(module.stored("scales"))
         if self.bits == 8:
-            return replace(int8(module, Centred(codes), "scales", self.group_size, scales=scales), order=order)
+            return {"weight": replace(int8(module, values, "scales", self.group_size, scales=scales), order=order)}
         zero = None if self.sym else self._zeros(module)
-        return int4(module, Pairs(codes), "scales", self.group_size, scales=scales, zero=zero, order=order)
+        return {"weight": int4(module, values, "scales", self.group_size, scales=scales, zero=zero, order=order)}
+
+    def _values(self, packed: Expression, order: Constant | None) -> Expression:
+        """The codes by output; the bytes of words hold them in our order already."""
+        rows, each = packed.shape[1], WORD // 8
+        if order is None:
+            apart = Permute(Reshape(Bytes(packed), (packed.shape[0], rows, each)), (1, 0, 2))
+            codes: Expression = Reshape(apart, (rows, packed.shape[0] * each))
+            return Centred(codes) if self.bits == 8 else codes
+        ordered = Columns(transpose(Codes(packed, self.bits, 0)), order)
+        return Centred(ordered) if self.bits == 8 else Pairs(ordered)
 
     def _zeros(self, module: Module) -> Expression:
         zeros = transpose(Codes(module.stored("qzeros"), self.bits, 1))

@@ -29,8 +29,12 @@ class Repacked(Expression):
         return (self.x,)
 
     @override
+    def read(self, source: TensorSource, box: Box | None = None) -> Tensor:
+        return select(self._compute(self.x.read(source)), box)
+
+    @override
     def write(self, source: TensorSource, box: Box, out: Tensor) -> None:
-        out.copy_(select(self._compute(self.x.read(source)), box))
+        out.copy_(self.read(source, box))
 
     @abstractmethod
     def _compute(self, x: Tensor) -> Tensor:
@@ -80,12 +84,11 @@ class Codes(Repacked):
 
     @override
     def _compute(self, x: Tensor) -> Tensor:
-        each = WORD // self.bits
-        places = torch.empty(each, dtype=torch.int32)
-        places[list(self.order[:each])] = torch.arange(each, dtype=torch.int32) * self.bits
-        shifts = places.reshape(-1, *[1] * (x.dim() - self.dim - 1))
-        codes: Tensor = (x.unsqueeze(self.dim + 1) >> shifts) & (2**self.bits - 1)
-        return codes.to(torch.uint8).reshape(self.shape)
+        codes = torch.empty(self.shape, dtype=torch.uint8)
+        words = codes.view(*x.shape[: self.dim + 1], WORD // self.bits, *x.shape[self.dim + 1 :])
+        for place, column in enumerate(self.order[: WORD // self.bits]):
+            words.select(self.dim + 1, column).copy_((x >> (self.bits * place)) & (2**self.bits - 1))
+        return codes
 
 
 @dataclass(frozen=True)
