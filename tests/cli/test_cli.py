@@ -48,6 +48,8 @@ def test_a_model_alone_is_built(run: Command, builder: FakeBuilder) -> None:
         "max_kl": None,
         "min_agreement": None,
         "text": "sample",
+        "calibrate": None,
+        "method": None,
     }
     assert "fuse_qkv" in result.out
     assert "900 → 840" in result.out

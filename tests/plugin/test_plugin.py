@@ -166,7 +166,7 @@ def test_a_broken_plugin_is_reported_with_its_line_and_left_out(
     ("recipe", "message"),
     [
         ("version: 1\nname: x\npases: []\n", "fast.yaml:3: unknown key 'pases'; did you mean 'passes'?"),
-        (None, "fast.yaml: cannot be read"),
+        (None, "fast.yaml does not exist"),
     ],
 )
 def test_a_broken_recipe_disables_its_plugin(site: Path, install: Install, recipe: str | None, message: str) -> None:
