@@ -108,8 +108,7 @@ class _Run:
             self._notes.append(f"{site}: not smoothed, for {fold}")
             return None
         weight = torch.cat([self.walk.weight(one) for one in site.weights])
-        smoothing = self._request.technique.smoothing
-        factors = fold.shared(modelopt.input_factors(weight, inputs, site.scheme, smoothing))
+        factors = fold.shared(modelopt.input_factors(weight, inputs, site.scheme, self._request.technique))
         self._fold(fold, fold.rows(factors).cpu())
         for name in site.names:
             self._change(name, columns=factors.reciprocal().cpu())

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,15 +14,11 @@ from torch import Tensor, nn
 
 from autodeploy.errors import UnsupportedError
 from autodeploy.quantization import Scheme
+from autodeploy.quantization.option import Technique
 
 PACKAGE = "nvidia-modelopt"
-ALPHA = 0.5
-"""How much of what is large in inputs goes into weights (Xiao et al., 2022, recommend a half)."""
-ALGORITHMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"smoothquant": {"method": "smoothquant", "alpha": ALPHA}, "awq": {"method": "awq_lite", "alpha_step": 0.1}}
-)
 MAX_ROWS = 1024
-"""The most rows of inputs that a search takes; each of its steps computes with all of them."""
+"""The most rows of inputs that AWQ's search takes, evenly; maxima, which SmoothQuant takes, need every row."""
 
 
 def installed_version() -> str:
@@ -45,24 +40,20 @@ def refuse(scheme: Scheme, device: torch.device) -> None:
         )
 
 
-def input_factors(weight: Tensor, inputs: Sequence[Tensor], scheme: Scheme, smoothing: str) -> Tensor:
-    """What `smoothing` ("smoothquant" or "awq") multiplies inputs by, `[K]` in float32, positive.
+def input_factors(weight: Tensor, inputs: Sequence[Tensor], scheme: Scheme, technique: Technique) -> Tensor:
+    """What the smoothing of `technique` multiplies inputs by, `[K]` in float32, positive.
 
     `weight [N, K]` is of all projections of `inputs [..., K]`, one below the other; its columns are to be divided by
     the factors. UnsupportedError without modelopt.
     """
-    rows = _some_rows(inputs)
+    rows = torch.cat([one.reshape(-1, one.shape[-1]) for one in inputs]).float()
+    if technique.smoothing == "awq":
+        rows = rows[:: -(-len(rows) // MAX_ROWS)]
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight.float().clone(), requires_grad=False)  # it is smoothed in place
-    calibrated = _quantized(linear, _settings(scheme, smoothing), lambda model: model(rows))
+    calibrated = _quantized(linear, _settings(scheme, technique), lambda model: model(rows))
     factors: Tensor = calibrated.input_quantizer.pre_quant_scale.float().reshape(-1)
     return factors.to(weight.device)
-
-
-def _some_rows(inputs: Sequence[Tensor]) -> Tensor:
-    """Rows of all inputs, evenly, as many as a search takes."""
-    rows = torch.cat([one.reshape(-1, one.shape[-1]) for one in inputs]).float()
-    return rows[:: -(-len(rows) // MAX_ROWS)]
 
 
 def _quantized(linear: nn.Linear, settings: Mapping[str, Any], forward: Callable[[nn.Module], Tensor]) -> Any:
@@ -83,7 +74,7 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _settings(scheme: Scheme, smoothing: str) -> dict[str, Any]:
+def _settings(scheme: Scheme, technique: Technique) -> dict[str, Any]:
     """modelopt's configuration of one linear: every quantizer off but those of the scheme."""
     entries: list[dict[str, Any]] = [
         {"quantizer_name": "*", "enable": False},
@@ -91,7 +82,13 @@ def _settings(scheme: Scheme, smoothing: str) -> dict[str, Any]:
     ]
     if scheme.activations != "none":
         entries.append({"quantizer_name": "*input_quantizer", "cfg": {"num_bits": 8, "axis": None}})
-    return {"quant_cfg": entries, "algorithm": dict(ALGORITHMS[smoothing])}
+    return {"quant_cfg": entries, "algorithm": _algorithm(technique)}
+
+
+def _algorithm(technique: Technique) -> dict[str, Any]:
+    if technique.smoothing == "smoothquant":
+        return {"method": "smoothquant", "alpha": technique.alpha}
+    return {"method": "awq_lite", "alpha_step": 0.1}
 
 
 def _weights(scheme: Scheme) -> dict[str, Any]:

@@ -22,19 +22,21 @@ class Technique:
 
     `smoothing` moves part of what is large in inputs into the weights, or of what matters (Xiao et al., 2022; Lin et
     al., 2023). `rounding` by gptq makes up for each rounded weight with those that come after it (Frantar et al.,
-    2022). `static` gives inputs scales that are known beforehand.
+    2022). `static` gives inputs scales that are known beforehand. `alpha` is how much of what is large smoothquant
+    moves: half of it where each token has a scale (the paper's advice), all where one scale serves all channels.
     """
 
     scheme: str
     smoothing: Literal["none", "smoothquant", "awq"] = "none"
     rounding: Literal["nearest", "gptq"] = "nearest"
     static: bool = False
+    alpha: float = 0.5
 
 
 TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
     {
         "smoothquant": Technique("int8_dynamic", "smoothquant"),
-        "smoothquant_static": Technique("int8_dynamic", "smoothquant", static=True),
+        "smoothquant_static": Technique("int8_dynamic", "smoothquant", static=True, alpha=1.0),
         "awq": Technique("int4", "awq"),
         "awq_g64": Technique("int4_g64", "awq"),
         "awq_g32": Technique("int4_g32", "awq"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from autodeploy.calibration import modelopt
 from autodeploy.errors import UnsupportedError
 from autodeploy.quantization import SCHEMES, dequantize, round_weight
+from autodeploy.quantization.option import TECHNIQUES
 
 
 def sample() -> tuple[Tensor, list[Tensor]]:
@@ -21,17 +22,18 @@ def sample() -> tuple[Tensor, list[Tensor]]:
     ]
 
 
-def test_smoothquant_is_its_formula() -> None:
+@pytest.mark.parametrize(("name", "alpha"), [("smoothquant", 0.5), ("smoothquant_static", 1.0)])
+def test_smoothquant_is_its_formula(name: str, alpha: float) -> None:
     pytest.importorskip("scipy")  # it comes with modelopt
     weight, inputs = sample()
-    found = modelopt.input_factors(weight, inputs, SCHEMES["int8_dynamic"], "smoothquant")
+    found = modelopt.input_factors(weight, inputs, SCHEMES["int8_dynamic"], TECHNIQUES[name])
     largest = torch.cat(inputs).abs().amax((0, 1))
-    assert torch.allclose(found, (weight.abs().amax(0) / largest).sqrt(), rtol=1e-5)
+    assert torch.allclose(found, weight.abs().amax(0) ** (1 - alpha) / largest**alpha, rtol=1e-5)
 
 
 def test_awq_moves_outputs_less_than_rounding_to_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     (weight, inputs), scheme = sample(), SCHEMES["int4_g32"]
-    factors = modelopt.input_factors(weight, inputs, scheme, "awq")
+    factors = modelopt.input_factors(weight, inputs, scheme, TECHNIQUES["awq_g32"])
 
     def loss(scaled: Tensor, given: Tensor) -> float:
         parts = round_weight(scaled, scheme)
@@ -48,7 +50,7 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(modelopt, "version", missing)
     with pytest.raises(UnsupportedError, match=r"is not installed: pip install 'fx-autodeploy\[quantize\]'"):
-        modelopt.input_factors(*sample(), SCHEMES["int4_g32"], "awq")
+        modelopt.input_factors(*sample(), SCHEMES["int4_g32"], TECHNIQUES["awq_g32"])
 
 
 def test_nvfp4_needs_a_gpu() -> None:
