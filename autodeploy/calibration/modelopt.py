@@ -18,7 +18,7 @@ from autodeploy.quantization.option import Technique
 
 PACKAGE = "nvidia-modelopt"
 MAX_ROWS = 1024
-"""The most rows of inputs that AWQ's search takes, evenly; maxima, which SmoothQuant takes, need every row."""
+"""The most rows of inputs that AWQ's search takes, evenly: each of its steps computes with all of them."""
 
 
 def installed_version() -> str:
@@ -47,7 +47,9 @@ def input_factors(weight: Tensor, inputs: Sequence[Tensor], scheme: Scheme, tech
     the factors. UnsupportedError without modelopt.
     """
     rows = torch.cat([one.reshape(-1, one.shape[-1]) for one in inputs]).float()
-    if technique.smoothing == "awq":
+    if technique.smoothing == "smoothquant":
+        rows = rows.abs().amax(0, keepdim=True)  # all that it looks at
+    else:
         rows = rows[:: -(-len(rows) // MAX_ROWS)]
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight.float().clone(), requires_grad=False)  # it is smoothed in place
