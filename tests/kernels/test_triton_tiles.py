@@ -7,7 +7,7 @@ import torch
 
 from autodeploy import ops
 from autodeploy.kernels import builtin_kernels
-from tests.kernels.device import DEVICE, INTERPRETED, close, device_test, draw
+from tests.kernels.device import INTERPRETED, close, device_test, draw
 
 tiles = pytest.importorskip("autodeploy.kernels.triton.tiles_linear")
 shares = pytest.importorskip("autodeploy.kernels.triton.shares")
@@ -83,6 +83,6 @@ def test_the_backend_holds_them_beside_the_others() -> None:
 
 
 def test_more_tiles_than_counters_are_refused() -> None:
-    assert shares.shares_of(shares.MAX_TILES + 1, 1, 16, torch.device(DEVICE)).numel() == 0
-    with pytest.raises(ValueError, match="8193 tiles are more than the 8192"):
-        shares.shares_of(shares.MAX_TILES + 1, 2, 16, torch.device(DEVICE))
+    assert shares.shares_of(shares.MAX_TILES + 1, 1, 16, torch.device("cpu")).numel() == 0
+    with pytest.raises(ValueError, match=f"{shares.MAX_TILES + 1} tiles are more than the {shares.MAX_TILES}"):
+        shares.shares_of(shares.MAX_TILES + 1, 2, 16, torch.device("cpu"))

@@ -17,6 +17,9 @@ from tests.verify.conftest import CONFIG
 LAYERS = CONFIG.num_hidden_layers
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def optimized(traced: dict[torch.dtype, Traced], source: MemorySource) -> Optimized:
     return ad.optimize(traced[torch.bfloat16], gpu="cpu", source=source)

@@ -55,6 +55,7 @@ def test_rounding_is_reported_and_passes(traced: Traces, source: MemorySource, s
     assert checks["choose_kernels"].drift < checks["quantize_linears"].worst.relative * 2
 
 
+@pytest.mark.slow
 def test_a_cache_in_fp8(traced: Traces, source: MemorySource) -> None:
     found = verify(traced[torch.bfloat16], source, **{"passes.quantize_cache.format": "fp8"})
     single, half = ({one.name: one for one in trial.checks} for trial in found.trials)
@@ -101,6 +102,7 @@ def test_a_mistake_is_told_from_rounding(
         verify(traced[torch.float32], source, **{"passes.mark_precision.scheme": "int8"})
 
 
+@pytest.mark.slow
 def test_what_a_dtype_adds_is_bounded(traced: Traces, source: MemorySource, monkeypatch: pytest.MonkeyPatch) -> None:
     def double(gm: GraphModule, ctx: Context) -> None:
         if calls_of(gm.graph, ops.scaled_linear.default)[0].meta["val"].dtype is torch.bfloat16:
