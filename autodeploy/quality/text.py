@@ -80,8 +80,9 @@ def read_text(source: str | Path = SAMPLE) -> Text:
     try:
         content = path.read_text()
     except FileNotFoundError as error:
-        near = nearest(path.name, (file.name for file in path.parent.iterdir())) if path.parent.is_dir() else ""
-        raise InputError(f"{path} does not exist; {near or 'give a file'}, or {SAMPLE!r} for ours") from error
+        known = [file.name for kind in ("txt", "jsonl") for file in path.parent.glob(f"*.{kind}")]
+        near = nearest(path.name, known) if known else "give a file"
+        raise InputError(f"{path} does not exist; {near}, or {SAMPLE!r} for ours") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text: {error}") from error
     documents = _lines(path, content) if path.suffix == ".jsonl" else _paragraphs(content)
