@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
-from functools import cache, partial
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from autodeploy import artifact
 from autodeploy.artifact import Artifact
-from autodeploy.calibration.data import load_tokenizer
-from autodeploy.calibration.model import calibrate_model
-from autodeploy.calibration.request import Request
-from autodeploy.calibration.result import Calibration
-from autodeploy.discovery import kernel_table
 from autodeploy.errors import ArtifactError
-from autodeploy.export import Traced
 from autodeploy.hub.checkpoint import describe_checkpoint
-from autodeploy.job import Job, trace_job
-from autodeploy.leftovers import describe
-from autodeploy.optimizer import Compiled, compile_graph
-from autodeploy.pipeline import PassReport, Stage
+from autodeploy.job import Job
 from autodeploy.plan import Plan, checkpoint_decisions
 from autodeploy.progress import NullProgress, Progress, stage
-from autodeploy.quality.assessment import Assessment
 from autodeploy.quality.search import Limits
-from autodeploy.quality.text import NOTHING, SAMPLE, Text, read_text
-from autodeploy.quality.verdict import is_quantized, is_rounded, judge, needed
-from autodeploy.verify import Verification
-from autodeploy.verify.model import model_samples, verify_passes
-from autodeploy.weights.source import RandomSource, TensorSource
+from autodeploy.quality.text import SAMPLE, read_text
+from autodeploy.workpiece import Made, Wishes, make
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -91,126 +77,46 @@ def build(
     pass that moves the numbers further than it declares, and QualityError for a program past the limits, leaving
     nothing.
     """
-    progress = progress or NullProgress()
-    out = Path(out)
+    options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload}
+    progress, out = progress or NullProgress(), Path(out)
     artifact.check_target(out)
     with stage(progress, "resolve"):
-        job = Job(
-            model,
-            gpu=gpu,
-            dtype=dtype,
-            recipe=recipe,
-            workload=workload,
-            quantize=quantize,
-            values=set,
-            weights=load_format != "random",
-            progress=progress,
-        )
+        weights = load_format != "random"
+        job = Job(model, **options, quantize=quantize, values=set, weights=weights, progress=progress)
     progress.plan(job.plan())
-    limits, prose = Limits(max_kl, min_agreement), read_text(text)
-    request = job.calibrates(calibrate, method)
-    asked = None if request is None else [asdict(request), read_text(request.text).digest]
-    fingerprint = job.fingerprint(load_format, fuel, [asdict(limits), prose.digest, asked])
+    limits, request = Limits(max_kl, min_agreement), job.calibrates(calibrate, method)
+    wishes = Wishes(load_format, fuel, verify, limits, read_text(text), request)
+    fingerprint = wishes.fingerprint(job)
     kept = _same(out, fingerprint)
     if kept is not None and (kept.verification or not verify):
         progress.note(f"{out} holds this very build already; it was checked and kept")
         return kept
-    traced, source = trace_job(job, load_format, progress)
-    details: dict[str, Any] = {"fingerprint": fingerprint, "gpu": job.choice.gpu.name, "model": job.origin}
-    calibration = _calibration(job, traced, source, request, prose, progress)
-    if verify:
-        details["verification"] = _verify(job, traced, source, fuel, calibration, progress).as_dict()
-    assess = cache(partial(_assessment, job, traced, source, prose, progress))
-    if job.searches:
-        job.adopt(needed(assess(), "--quantize auto").search(limits).assignment.settings())
-    options: dict[str, Any] = {"fuel": fuel, "calibration": calibration, "observe": _reporter(progress)}
-    compiled = compile_graph(traced, job.recipe, source, job.device, **options)
-    rounded = calibration is not None or limits != Limits() or is_rounded(compiled)
-    if rounded and is_quantized(compiled.graph_module.graph):
-        details["quality"] = judge(assess(), compiled, limits, progress)
-    for sentence in (*describe(compiled.leftovers), *_told(compiled.history), *compiled.tuning.notes):
-        progress.note(sentence)
-    del traced, assess
+    made = make(job, wishes, progress)
     gc.collect()  # the traced graph is cyclic, and would take its place in memory beside the weights
     with stage(progress, "weights"):
-        return _save(out, job, compiled, source, details)
+        return _save(out, job, made, fingerprint)
 
 
-def _calibration(
-    job: Job, traced: Traced, source: TensorSource, request: Request | None, prose: Text, progress: Progress
-) -> Calibration | None:
-    """What `request` finds for the model of a job; nothing where nobody asked."""
-    if request is None:
-        return None
-    folder, recipe = job.files.folder, job.recipe
-    tokenizer = load_tokenizer(folder)
-    return calibrate_model(traced, source, recipe, job.device, folder, tokenizer, request, prose, progress)
-
-
-def _assessment(job: Job, traced: Traced, source: TensorSource, text: Text, progress: Progress) -> Assessment | str:
-    """What judges the programs of a job, or why nothing can."""
-    tokenizer = load_tokenizer(job.files.folder)
-    if text.name == NOTHING:
-        return "--text none gives nothing to measure it on"
-    if isinstance(source, RandomSource):
-        return "the weights are random"
-    if tokenizer is None:
-        return "the model came without a tokenizer"
-    return Assessment(traced, source, job.resolve, job.device, tokenizer, text, progress)
-
-
-def _told(history: Iterable[PassReport]) -> list[str]:
-    """What passes have to tell, but for TUNE, which tells of every measurement."""
-    return [note for report in history if report.stage != Stage.TUNE.name for note in report.notes]
-
-
-def _save(out: Path, job: Job, compiled: Compiled, source: TensorSource, details: Mapping[str, Any]) -> Artifact:
-    """Write what was compiled, with how it came to be, and the weights from `source`."""
+def _save(out: Path, job: Job, made: Made, fingerprint: str) -> Artifact:
+    """Write what was made, with how it came to be, and its weights."""
+    compiled = made.compiled
     assert compiled.spec is not None, "a model of transformers has a spec"
+    origin = {"fingerprint": fingerprint, "gpu": job.choice.gpu.name, "model": job.origin}
+    runs = {"program": compiled.spec.as_dict(), "tuning": compiled.tuning.as_dict()}
     return artifact.save(
         out,
         name=job.files.reference,
         graph=compiled.graph_module,
         weights=compiled.weights,
-        source=source,
+        source=made.source,
         config=job.config.to_dict(),
         dtype=str(job.dtype).removeprefix("torch."),
         devices=(job.device.type,),
         recipe=compiled.recipe.as_dict(),
         history=[report.as_dict() for report in compiled.history],
-        details={**details, "program": compiled.spec.as_dict(), "tuning": compiled.tuning.as_dict()},
+        details={**origin, **made.evidence, **runs},
         assets=artifact.tokenizer_assets(job.files.folder),
     )
-
-
-def _verify(
-    job: Job,
-    traced: Traced,
-    source: TensorSource,
-    fuel: int | None,
-    calibration: Calibration | None,
-    progress: Progress,
-) -> Verification:
-    with stage(progress, "verify"):
-        return verify_passes(
-            traced,
-            [one for _, one in job.recipe.passes],
-            source=source,
-            samples=model_samples(traced, load_tokenizer(job.files.folder)),
-            device=job.device,
-            kernels=kernel_table(job.device),
-            fuel=fuel,
-            calibration=calibration,
-            observe=lambda _: progress.advance("verify"),
-        )
-
-
-def _reporter(progress: Progress) -> Callable[[PassReport], None]:
-    def observe(report: PassReport) -> None:
-        progress.start(f"pass {report.name}")
-        progress.finish(f"pass {report.name}", f"{report.matches} matches, {report.seconds:.1f} s")
-
-    return observe
 
 
 def _same(out: Path, fingerprint: str) -> Artifact | None:
