@@ -33,8 +33,8 @@ class ChooseKernels(Pass):
         changed = 0
         for node in gm.graph.nodes:
             if node.op == "call_function" and node.target in served and ctx.spend():
-                able = [verdict.kernel for verdict in ctx.kernels.verdicts(node, ctx.device.type) if not verdict.reason]
+                able = ctx.kernels.able(node, ctx.device.type)
                 preferred = [kernel for kernel in able if kernel.backend == self.prefer]
-                node.meta["backend"] = (preferred or able)[0].backend
+                node.meta["backend"] = (*preferred, *able)[0].backend
                 changed += 1
         return changed

@@ -54,7 +54,6 @@ class Joined:
     def __init__(self, gm: GraphModule, ctx: Context, terms: Sequence[Term], selected: Node) -> None:
         self._gm, self._ctx, self._terms, self._selected = gm, ctx, terms, selected
         self._done: dict[tuple[Node, ...], Node] = {}
-        self.stacked: dict[str, Stack] = {}
 
     def compute(self) -> Node:
         """The results of the chosen experts, `[..., k, H]`; raises Unlike when they differ in more than weights."""

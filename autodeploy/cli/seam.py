@@ -99,12 +99,6 @@ def load_llm(model: str, *, progress: Progress, **options: Any) -> Answering:
     return llm
 
 
-def load_artifact(path: Path) -> Built:
-    """Open an artifact."""
-    artifact: Built = import_module("autodeploy.artifact").load(path)
-    return artifact
-
-
 def verification(data: dict[str, Any]) -> ConsoleRenderable:
     """What an artifact says of its verification, as it is shown."""
     found: ConsoleRenderable = import_module("autodeploy.verify").Verification.from_dict(data).__rich__()

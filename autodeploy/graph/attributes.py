@@ -24,18 +24,6 @@ def set_attribute(gm: nn.Module, name: str, tensor: Tensor) -> None:
         owner.register_buffer(leaf, tensor)
 
 
-def delete_attribute(gm: nn.Module, name: str) -> None:
-    """Remove the tensor called `name`, and the modules that this leaves empty; AttributeError when there is none."""
-    get_attribute(gm, name)
-    path = name.split(".")
-    delattr(_owner(gm, name), path[-1])
-    for depth in range(len(path) - 1, 0, -1):
-        module = gm.get_submodule(".".join(path[:depth]))
-        if type(module) is not nn.Module or module._modules or module._parameters or module._buffers:
-            return
-        delattr(_owner(gm, ".".join(path[:depth])), path[depth - 1])
-
-
 def _owner(gm: nn.Module, name: str, *, make: bool = False) -> nn.Module:
     module = gm
     for part in name.split(".")[:-1]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from autodeploy.kernels import native, reference, triton
 from autodeploy.kernels.backend import Backend
 from autodeploy.kernels.reference import reference_kernel
-from autodeploy.kernels.table import Kernel, KernelTable, Verdict
+from autodeploy.kernels.table import Kernel, KernelTable
 
 BACKENDS = (
     Backend("native", native.kernels, ("cpu",)),
@@ -31,7 +31,6 @@ __all__ = [
     "Backend",
     "Kernel",
     "KernelTable",
-    "Verdict",
     "builtin_kernels",
     "native",
     "reference_kernel",

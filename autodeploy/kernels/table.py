@@ -60,14 +60,6 @@ class Kernel:
         return f"{self.backend}.{self.op.name}"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a kernel can serve a node: `reason` is None when it can."""
-
-    kernel: Kernel
-    reason: str | None
-
-
 class KernelTable:
     """The kernels at hand, in the order in which they are preferred. Immutable: adding gives a new table.
 
@@ -93,22 +85,15 @@ class KernelTable:
             if kernel.op.overload is op and device in kernel.devices and dtype in kernel.dtypes
         )
 
-    def verdicts(self, node: Node, device: str) -> tuple[Verdict, ...]:
-        """What each candidate for the call `node` says to it, best candidate first."""
+    def able(self, node: Node, device: str) -> tuple[Kernel, ...]:
+        """The candidates that do not decline the call `node`, best first."""
         assert isinstance(node.target, torch._ops.OpOverload), f"{node.name} calls no canonical operator"
         args = map_arg(node.args, lambda argument: argument.meta["val"])
         kwargs = map_arg(node.kwargs, lambda argument: argument.meta["val"])
         result = node.meta["val"]
         dtype = result[0].dtype if isinstance(result, (tuple, list)) else result.dtype
         candidates = self.candidates(node.target, device, dtype)
-        return tuple(Verdict(kernel, kernel.declines(*args, **kwargs)) for kernel in candidates)
-
-    def choose(self, node: Node, device: str) -> Kernel:
-        """The best kernel that can serve the call `node`. Raises LookupError for an operator that no kernel serves."""
-        for verdict in self.verdicts(node, device):
-            if verdict.reason is None:
-                return verdict.kernel
-        raise LookupError(f"no kernel serves {node.target} on {device}")
+        return tuple(kernel for kernel in candidates if kernel.declines(*args, **kwargs) is None)
 
     def find(self, op: torch._ops.OpOverload, backend: str) -> Kernel | None:
         """The kernel that `backend` has for `op`; None where that backend is not available here."""

@@ -36,11 +36,6 @@ class Batch:
         return sum(item.num_tokens for item in self.items)
 
     @property
-    def is_decode(self) -> bool:
-        """Whether every item computes one token and samples."""
-        return all(item.num_tokens == 1 and item.samples for item in self.items)
-
-    @property
     def sampling(self) -> list[BatchItem]:
         """The items that get a new token, in order."""
         return [item for item in self.items if item.samples]

@@ -30,11 +30,6 @@ def sine(x: Expr) -> Expr:
     return Call(aten.sin.default, (x,))
 
 
-@rewrite(lambda x: Call(aten.tan.default, (x,)))
-def sine_of_sine(x: Expr) -> Expr:
-    return Call(aten.sin.default, (Call(aten.sin.default, (x,)),))
-
-
 def test_the_result_computes_what_the_replacement_says() -> None:
     gm = graph_of(lambda x: x.sin() + x)
     apply_rules(gm, [sine], lambda: True)
