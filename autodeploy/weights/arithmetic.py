@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from autodeploy.weights.expression import Binary, Box, Cast, Expression, Multiply
+from autodeploy.weights.expression import Binary, Box, Cast, Expression, Multiply, Unary
 from autodeploy.weights.layout import Reshape
 from autodeploy.weights.source import TensorSource
 
@@ -23,26 +23,10 @@ class Subtract(Binary):
 
 
 @dataclass(frozen=True)
-class InverseRoot(Expression):
+class InverseRoot(Unary):
     """`1 / sqrt(x + eps)` of every element, in the dtype of `x`."""
 
-    x: Expression
     eps: float
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The shape of `x`."""
-        return self.x.shape
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """The dtype of `x`."""
-        return self.x.dtype
-
-    @property
-    @override
-    def operands(self) -> tuple[Expression, ...]:
-        return (self.x,)
 
     @override
     def write(self, source: TensorSource, box: Box, out: Tensor) -> None:

@@ -129,26 +129,37 @@ class Constant(Expression):
 
 
 @dataclass(frozen=True)
-class Cast(Expression):
-    """`x` rounded to another dtype."""
+class Unary(Expression):
+    """What is made of one tensor `x`: of its shape and dtype, unless a kind says otherwise."""
 
     x: Expression
-    to: torch.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The shape of `x`."""
+        """The shape of the result."""
         return self.x.shape
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """The new dtype."""
-        return self.to
+        """The dtype of the result."""
+        return self.x.dtype
 
     @property
     @override
     def operands(self) -> tuple[Expression, ...]:
         return (self.x,)
+
+
+@dataclass(frozen=True)
+class Cast(Unary):
+    """`x` rounded to another dtype."""
+
+    to: torch.dtype
+
+    @property
+    @override
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        return self.to
 
     @override
     def read(self, source: TensorSource, box: Box | None = None) -> Tensor:

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from autodeploy.weights.expression import Box, Expression, extent, whole
+from autodeploy.weights.expression import Box, Expression, Unary, extent, whole
 from autodeploy.weights.source import TensorSource
 
 
 @dataclass(frozen=True)
-class Slice(Expression):
+class Slice(Unary):
     """Elements `start` to `stop` of `x` along `dim`."""
 
-    x: Expression
     dim: int
     start: int
     stop: int
@@ -28,19 +27,9 @@ class Slice(Expression):
             raise ValueError(f"range {self.start}:{self.stop} is outside dimension {self.dim} of {self.x.shape}")
 
     @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The shape of `x`, shorter along `dim`."""
-        return _replace(self.x.shape, self.dim, self.stop - self.start)
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """The dtype of `x`."""
-        return self.x.dtype
-
-    @property
     @override
-    def operands(self) -> tuple[Expression, ...]:
-        return (self.x,)
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return _replace(self.x.shape, self.dim, self.stop - self.start)
 
     @override
     def read(self, source: TensorSource, box: Box | None = None) -> Tensor:
@@ -56,20 +45,11 @@ class Slice(Expression):
 
 
 @dataclass(frozen=True)
-class Concat(Expression):
-    """`parts` one after the other along `dim`; all of one dtype."""
+class Joined(Expression):
+    """Several tensors of one dtype as one."""
 
     parts: tuple[Expression, ...]
     dim: int
-
-    def __post_init__(self) -> None:
-        _check_dim(self.dim, len(self.parts[0].shape))
-        _check_alike("concatenate", [(_replace(part.shape, self.dim, 0), part.dtype) for part in self.parts])
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The shape of a part, as long along `dim` as all together."""
-        return _replace(self.parts[0].shape, self.dim, sum(part.shape[self.dim] for part in self.parts))
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
@@ -80,6 +60,20 @@ class Concat(Expression):
     @override
     def operands(self) -> tuple[Expression, ...]:
         return self.parts
+
+
+@dataclass(frozen=True)
+class Concat(Joined):
+    """`parts` one after the other along `dim`; all of one dtype."""
+
+    def __post_init__(self) -> None:
+        _check_dim(self.dim, len(self.parts[0].shape))
+        _check_alike("concatenate", [(_replace(part.shape, self.dim, 0), part.dtype) for part in self.parts])
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The shape of a part, as long along `dim` as all together."""
+        return _replace(self.parts[0].shape, self.dim, sum(part.shape[self.dim] for part in self.parts))
 
     @override
     def write(self, source: TensorSource, box: Box, out: Tensor) -> None:
@@ -94,11 +88,8 @@ class Concat(Expression):
 
 
 @dataclass(frozen=True)
-class Stack(Expression):
+class Stack(Joined):
     """`parts`, all of one shape and dtype, along a new dimension `dim`."""
-
-    parts: tuple[Expression, ...]
-    dim: int
 
     def __post_init__(self) -> None:
         _check_dim(self.dim, len(self.parts[0].shape) + 1)
@@ -110,16 +101,6 @@ class Stack(Expression):
         shape = self.parts[0].shape
         return (*shape[: self.dim], len(self.parts), *shape[self.dim :])
 
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """The dtype of the parts."""
-        return self.parts[0].dtype
-
-    @property
-    @override
-    def operands(self) -> tuple[Expression, ...]:
-        return self.parts
-
     @override
     def write(self, source: TensorSource, box: Box, out: Tensor) -> None:
         low, high = box[self.dim]
@@ -129,10 +110,9 @@ class Stack(Expression):
 
 
 @dataclass(frozen=True)
-class Permute(Expression):
+class Permute(Unary):
     """`x` with its dimensions in the order `dims`."""
 
-    x: Expression
     dims: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -140,19 +120,9 @@ class Permute(Expression):
             raise ValueError(f"{self.dims} is no order of the dimensions of {self.x.shape}")
 
     @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The shape of `x`, in the new order."""
-        return tuple(self.x.shape[dim] for dim in self.dims)
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """The dtype of `x`."""
-        return self.x.dtype
-
-    @property
     @override
-    def operands(self) -> tuple[Expression, ...]:
-        return (self.x,)
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return tuple(self.x.shape[dim] for dim in self.dims)
 
     @override
     def read(self, source: TensorSource, box: Box | None = None) -> Tensor:
@@ -170,10 +140,9 @@ class Permute(Expression):
 
 
 @dataclass(frozen=True)
-class Reshape(Expression):
+class Reshape(Unary):
     """The elements of `x` in row-major order, in another shape."""
 
-    x: Expression
     to: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -181,19 +150,9 @@ class Reshape(Expression):
             raise ValueError(f"{self.x.shape} cannot be reshaped to {self.to}")
 
     @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The new shape."""
-        return self.to
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """The dtype of `x`."""
-        return self.x.dtype
-
-    @property
     @override
-    def operands(self) -> tuple[Expression, ...]:
-        return (self.x,)
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.to
 
     def read(self, source: TensorSource, box: Box | None = None) -> Tensor:
         """Read the fewest leading rows of `x` that hold the box."""
@@ -213,29 +172,18 @@ class Reshape(Expression):
 
 
 @dataclass(frozen=True)
-class Expand(Expression):
+class Expand(Unary):
     """`x` repeated along its dimensions of size 1, to the shape `to`."""
 
-    x: Expression
     to: tuple[int, ...]
 
     def __post_init__(self) -> None:
         torch.empty(self.x.shape, device="meta").expand(self.to)  # raises for a shape that does not fit
 
     @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The new shape."""
-        return self.to
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """The dtype of `x`."""
-        return self.x.dtype
-
-    @property
     @override
-    def operands(self) -> tuple[Expression, ...]:
-        return (self.x,)
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.to
 
     @override
     def write(self, source: TensorSource, box: Box, out: Tensor) -> None:

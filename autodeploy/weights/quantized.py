@@ -13,7 +13,7 @@ from typing_extensions import override
 from autodeploy.quantization.formats import BLOCK, FORMATS, PACKED, blocks
 from autodeploy.quantization.rounding import Parts, round_weight
 from autodeploy.quantization.scheme import Scheme
-from autodeploy.weights.expression import Box, Expression
+from autodeploy.weights.expression import Box, Expression, Unary
 from autodeploy.weights.source import TensorSource
 
 Part = Literal["values", "scale", "zero", "global_scale"]
@@ -23,13 +23,12 @@ PIECE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
-class Quantized(Expression):
+class Quantized(Unary):
     """One part of `x [N, K]` rounded to the nearest numbers that `scheme` can store.
 
     All parts of one x are computed when any is read; `PartReader` keeps them for the others.
     """
 
-    x: Expression
     scheme: Scheme
     part: Part
 
@@ -42,8 +41,8 @@ class Quantized(Expression):
         return {part: cls(x, scheme, part) for part in held}
 
     @property
+    @override
     def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The shape that the format gives the part."""
         rows, columns = self.x.shape
         if self.part == "global_scale":
             return ()
@@ -53,8 +52,8 @@ class Quantized(Expression):
         return scopes.get(self.scheme.scope) or (rows, columns // self.scheme.group)
 
     @property
+    @override
     def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """The dtype that the format gives the part."""
         if self.part == "values":
             return FORMATS[self.scheme.weights]
         if self.part == "zero" or (self.part == "scale" and self.scheme.weights == "mxfp4"):
@@ -62,11 +61,6 @@ class Quantized(Expression):
         if self.part == "scale" and self.scheme.weights == "nvfp4":
             return torch.float8_e4m3fn
         return self.x.dtype if self.part == "scale" and self.scheme.scope == "group" else torch.float32
-
-    @property
-    @override
-    def operands(self) -> tuple[Expression, ...]:
-        return (self.x,)
 
     @override
     def write(self, source: TensorSource, box: Box, out: Tensor) -> None:
