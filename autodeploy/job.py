@@ -36,7 +36,8 @@ from autodeploy.planning import (
 )
 from autodeploy.progress import Progress, stage
 from autodeploy.quantization.option import AUTO, FASTEST, scheme_of_option
-from autodeploy.weights.source import RandomSource, SafetensorsSource, TensorSource
+from autodeploy.weights.safetensors_source import SafetensorsSource
+from autodeploy.weights.source import RandomSource, TensorSource
 
 
 class Job:

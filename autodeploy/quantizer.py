@@ -39,7 +39,8 @@ from autodeploy.quantization import Scheme, name_of
 from autodeploy.quantization.marks import scheme_of
 from autodeploy.quantization.option import scheme_of_option
 from autodeploy.weights.checkpoint import plan_weights
-from autodeploy.weights.source import SafetensorsSource, TensorSource
+from autodeploy.weights.safetensors_source import SafetensorsSource
+from autodeploy.weights.source import TensorSource
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 

@@ -16,7 +16,7 @@ from autodeploy.artifact.manifest import MANIFEST, FileEntry, Manifest, read_man
 from autodeploy.artifact.weights import Reading, check_files, describe_weights, map_weights, stream_weights
 from autodeploy.errors import ArtifactError, nearest
 from autodeploy.tuning import Tuning
-from autodeploy.weights.source import PICKLES
+from autodeploy.weights.safetensors_source import PICKLES
 
 ENGINES = (".engine", ".plan")
 

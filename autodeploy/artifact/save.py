@@ -18,7 +18,8 @@ from autodeploy.artifact.operators import needed_plugins
 from autodeploy.artifact.writer import write_bytes, write_weights
 from autodeploy.errors import ArtifactError, InputError
 from autodeploy.weights.plan import WeightPlan, used_by
-from autodeploy.weights.source import PICKLES, TensorSource
+from autodeploy.weights.safetensors_source import PICKLES
+from autodeploy.weights.source import TensorSource
 
 ASSETS = (
     "generation_config.json",

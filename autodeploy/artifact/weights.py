@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autodeploy.artifact.manifest import MANIFEST, FileEntry
 from autodeploy.errors import ArtifactError
-from autodeploy.weights.source import DTYPES, SafetensorsSource
+from autodeploy.weights.safetensors_source import DTYPES, SafetensorsSource
 
 BLOCK_BYTES = 32 * 2**20
 ALIGNMENT = 16  # bytes: what vector loads of kernels ask for

@@ -16,7 +16,8 @@ from autodeploy.artifact.manifest import FileEntry
 from autodeploy.weights.expression import Expression
 from autodeploy.weights.plan import WeightPlan
 from autodeploy.weights.quantized import PartReader, Quantized
-from autodeploy.weights.source import DTYPES, TensorSource
+from autodeploy.weights.safetensors_source import DTYPES
+from autodeploy.weights.source import TensorSource
 
 MAX_FILE_BYTES = 2 * 1024**3  # each file is read by a thread of its own
 ALIGNMENT = 64

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.artifact.writer import MAX_FILE_BYTES, header
-from autodeploy.weights.source import INDEX
+from autodeploy.weights.safetensors_source import INDEX
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from autodeploy.weights.expression import Add, Box, Cast, Constant, Expression, 
 from autodeploy.weights.layout import Concat, Expand, Permute, Reshape, Slice, Stack, chunk, transpose
 from autodeploy.weights.plan import WeightPlan, used_by
 from autodeploy.weights.quantized import PartReader, Quantized
-from autodeploy.weights.source import MemorySource, RandomSource, Ranges, SafetensorsSource, TensorSource
+from autodeploy.weights.safetensors_source import SafetensorsSource
+from autodeploy.weights.source import MemorySource, RandomSource, Ranges, TensorSource
 
 __all__ = [
     "Add",

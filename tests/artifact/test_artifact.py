@@ -62,7 +62,7 @@ def test_the_weights_are_plain_safetensors(tmp_path: Path, save: Any, plan: Weig
 
 
 def test_every_dtype_survives(tmp_path: Path, save: Any) -> None:
-    from autodeploy.weights.source import DTYPES
+    from autodeploy.weights.safetensors_source import DTYPES
 
     tensors = {f"w{i}": torch.ones(3, 5).to(dtype) for i, dtype in enumerate(DTYPES.values())}
     tensors["scalar"] = torch.tensor(2.5)

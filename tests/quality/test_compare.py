@@ -11,7 +11,7 @@ from autodeploy.optimizer import Optimized
 from autodeploy.program import Program
 from autodeploy.quality import compare, log_probs
 from autodeploy.testing import tiny_model
-from autodeploy.weights.source import SafetensorsSource
+from autodeploy.weights import SafetensorsSource
 
 WINDOWS = [torch.randint(90, (24,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(2)]
 

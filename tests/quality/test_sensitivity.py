@@ -8,7 +8,7 @@ from autodeploy.optimizer import Optimized
 from autodeploy.quality.sensitivity import APART, Trials, Unit, measure_layers, measure_sensitivities
 from autodeploy.quantization import SCHEMES
 from autodeploy.testing import tiny_model
-from autodeploy.weights.source import SafetensorsSource
+from autodeploy.weights import SafetensorsSource
 
 WINDOWS = [torch.randint(90, (24,), generator=torch.Generator().manual_seed(seed)).tolist() for seed in range(2)]
 
