@@ -28,8 +28,11 @@ lint: $(READY)
 bench: $(READY)
 	for one in $(wildcard benchmarks/*cpu*.py); do $(PYTHON) $$one || exit 1; done
 
+# Kernels spend their time in the compiler, so several processes check them where pytest-xdist is installed; an engine
+# takes what memory there is, so engines come one by one.
 gpu-check: gpu-install
-	$(PYTHON) -m pytest -q -m gpu tests/kernels tests/program tests/runtime
+	$(PYTHON) -m pytest -q -m gpu $(shell $(PYTHON) -c 'import xdist' 2>/dev/null && echo -n 6) tests/kernels
+	$(PYTHON) -m pytest -q -m gpu tests/program tests/runtime tests/artifact/test_streaming.py tests/tuning/test_tune.py
 
 gpu-bench: gpu-install
 	$(PYTHON) -m autodeploy bench benchmarks/configs/llama-3.1-8b --gpu h200 --load-format random \

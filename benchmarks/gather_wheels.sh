@@ -7,4 +7,4 @@ here=$(cd "$(dirname "$0")" && pwd)
 python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
     --platform manylinux_2_28_x86_64 --platform manylinux_2_26_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
     --platform manylinux1_x86_64 -c "$here/../constraints.txt" -d "$folder" \
-    annotated-types gguf msgspec pydantic pydantic-core pyzmq typing-inspection
+    annotated-types execnet gguf msgspec pydantic pydantic-core pytest-xdist pyzmq typing-inspection
