@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from autodeploy.choosing import choose_dtype, resolve_settings, target_device
 from autodeploy.discovery import discover
 from autodeploy.errors import AutodeployError, InputError, nearest
 from autodeploy.export import load_config, trace_model
 from autodeploy.hardware import choose_gpu
 from autodeploy.hub import resolve
 from autodeploy.leftovers import describe
-from autodeploy.optimizer import choose_dtype, compile_graph, resolve_settings, target_device
+from autodeploy.optimizer import compile_graph
 from autodeploy.pipeline import PassReport
 from autodeploy.progress import NullProgress, Progress, stage
 from autodeploy.rewrite import Miss, Place

@@ -14,12 +14,12 @@ from transformers import PretrainedConfig
 from autodeploy.artifact.manifest import MANIFEST, versions
 from autodeploy.calibration.request import Request
 from autodeploy.checkpoints import form_of
+from autodeploy.choosing import Recipe, choose_dtype, resolve_settings, target_device
 from autodeploy.discovery import discover, kernel_table
 from autodeploy.errors import ModelError, UnsupportedError
 from autodeploy.export import Traced, load_config, trace_model
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import ModelFiles, resolve
-from autodeploy.optimizer import Recipe, choose_dtype, resolve_settings, target_device
 from autodeploy.plan import Decision, Plan, recipe_decisions
 from autodeploy.planning import (
     Estimate,

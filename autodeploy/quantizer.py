@@ -22,6 +22,7 @@ from autodeploy.calibration.data import load_tokenizer
 from autodeploy.calibration.model import calibrate_model
 from autodeploy.calibration.request import Request
 from autodeploy.calibration.result import Calibration
+from autodeploy.choosing import DTYPES, Recipe, resolve_settings
 from autodeploy.compressed.assignment import Assignment, assign, units
 from autodeploy.compressed.files import Unit, write_files
 from autodeploy.compressed.settings import quantization_config
@@ -30,7 +31,6 @@ from autodeploy.errors import InputError, ModelError, nearest
 from autodeploy.export import Traced, load_config, trace_model
 from autodeploy.hardware import choose_gpu
 from autodeploy.hub import resolve
-from autodeploy.optimizer import DTYPES, Recipe, resolve_settings
 from autodeploy.pipeline import Stage, run_passes
 from autodeploy.prepare import fitting_passes, prepare
 from autodeploy.progress import NullProgress, Progress, stage

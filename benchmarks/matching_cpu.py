@@ -19,9 +19,10 @@ import torch
 from machine import context
 from transformers import LlamaConfig
 
+from autodeploy.choosing import resolve_settings
 from autodeploy.export import Traced, trace_model
 from autodeploy.hardware import choose_gpu
-from autodeploy.optimizer import compile_graph, resolve_settings
+from autodeploy.optimizer import compile_graph
 from autodeploy.rewrite import apply_rules
 from autodeploy.weights.source import RandomSource
 

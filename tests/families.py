@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.fx import GraphModule
 from transformers import PretrainedConfig
 
+from autodeploy.choosing import Recipe, resolve_settings
 from autodeploy.export import Traced, trace_model
 from autodeploy.hardware import choose_gpu
 from autodeploy.kernels import KernelTable, builtin_kernels, reference
-from autodeploy.optimizer import Recipe, resolve_settings
 from autodeploy.pipeline import Context, Pass, PassReport, run_passes
 from autodeploy.program import Program, ProgramSpec, cache_specs
 from autodeploy.runtime.model import StepInputs

@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from autodeploy.bench.measure import Load, spread, time_load
+from autodeploy.choosing import Recipe
 from autodeploy.errors import AutodeployError
 from autodeploy.export import Traced
 from autodeploy.job import Job, trace_job
-from autodeploy.optimizer import Compiled, Recipe, compile_graph, make_program
+from autodeploy.optimizer import Compiled, compile_graph, make_program
 from autodeploy.progress import Progress
 from autodeploy.runtime.engine import Engine
 from autodeploy.runtime.model import StepInputs

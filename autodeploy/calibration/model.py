@@ -15,10 +15,10 @@ from autodeploy.calibration.calibrate import calibrate
 from autodeploy.calibration.data import calibration_windows, hash_model, hash_windows
 from autodeploy.calibration.request import Request
 from autodeploy.calibration.result import Calibration
+from autodeploy.choosing import Recipe
 from autodeploy.discovery import kernel_table
 from autodeploy.errors import InputError
 from autodeploy.export import Traced
-from autodeploy.optimizer import Recipe
 from autodeploy.pipeline import Stage, run_passes
 from autodeploy.prepare import fitting_passes, prepare
 from autodeploy.progress import Progress

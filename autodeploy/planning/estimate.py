@@ -10,6 +10,7 @@ import torch
 from transformers import PretrainedConfig
 
 from autodeploy.checkpoints import form_of
+from autodeploy.choosing import Recipe
 from autodeploy.cost import (
     CostModel,
     Counted,
@@ -27,7 +28,7 @@ from autodeploy.errors import UnsupportedError
 from autodeploy.export import trace_model
 from autodeploy.hardware import Gpu
 from autodeploy.kernels import KernelTable, reference_kernel
-from autodeploy.optimizer import Recipe, program_spec
+from autodeploy.optimizer import program_spec
 from autodeploy.pipeline import Pass, Stage, run_passes
 from autodeploy.prepare import prepare
 from autodeploy.quantization import Rule

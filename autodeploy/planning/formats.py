@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autodeploy.aims import Aims
+from autodeploy.choosing import Recipe
 from autodeploy.cost import Step, StepShape, Work
 from autodeploy.errors import UnsupportedError
 from autodeploy.hardware import FEATURES, Gpu
-from autodeploy.optimizer import Recipe
 from autodeploy.planning.estimate import Estimate
 from autodeploy.quantization import SCHEMES, Scheme, name_of
 from autodeploy.quantization.option import scheme_of_option

@@ -8,8 +8,9 @@ from functools import cached_property
 import torch
 from torch.fx import Graph
 
+from autodeploy.choosing import Recipe
 from autodeploy.export import Traced
-from autodeploy.optimizer import Compiled, Optimized, Recipe, compile_graph, make_program
+from autodeploy.optimizer import Compiled, Optimized, compile_graph, make_program
 from autodeploy.program import Program
 from autodeploy.progress import Progress, stage
 from autodeploy.quality.compare import Quality, compare

@@ -9,10 +9,11 @@ import torch
 
 from autodeploy.calibration.result import Calibration, Change
 from autodeploy.calibration.sites import Fold, Site, find_fold, find_sites
+from autodeploy.choosing import Recipe, resolve_settings
 from autodeploy.discovery import kernel_table
 from autodeploy.export import Traced, trace_model
 from autodeploy.hardware import choose_gpu
-from autodeploy.optimizer import Recipe, compile_graph, make_program, resolve_settings
+from autodeploy.optimizer import compile_graph, make_program
 from autodeploy.pipeline import Stage, run_passes
 from autodeploy.prepare import fitting_passes, prepare
 from autodeploy.quality.compare import log_probs

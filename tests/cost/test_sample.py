@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from autodeploy.choosing import resolve_settings
 from autodeploy.cost import Cost, StepShape, count_model, sample_layers
 from autodeploy.cost.sample import Sample
 from autodeploy.hardware import GpuChoice, load_gpu
-from autodeploy.optimizer import resolve_settings
 from autodeploy.planning import Estimate, estimate_model
 from autodeploy.planning import estimate as module
 from autodeploy.testing import tiny_config

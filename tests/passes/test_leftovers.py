@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from autodeploy.choosing import Recipe
 from autodeploy.errors import InvariantError
 from autodeploy.export import trace_model
 from autodeploy.leftovers import describe, find_leftovers
-from autodeploy.optimizer import Compiled, Recipe, compile_graph
+from autodeploy.optimizer import Compiled, compile_graph
 from autodeploy.pipeline import PassReport
 from autodeploy.testing.families import FAMILIES
 from autodeploy.weights.source import RandomSource

@@ -13,11 +13,11 @@ from torch.fx import Graph
 
 from autodeploy import discovery, optimizer
 from autodeploy.artifact import operators
+from autodeploy.choosing import resolve_settings
 from autodeploy.cli import main
 from autodeploy.discovery import Registry, kernel_table
 from autodeploy.errors import ArtifactError, InvariantError, PluginError
 from autodeploy.hardware import choose_gpu
-from autodeploy.optimizer import resolve_settings
 from autodeploy.testing import tiny_config
 from tests.plugin.conftest import Install, load
 

@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from autodeploy.calibration.model import calibrate_model
 from autodeploy.calibration.request import Request
+from autodeploy.choosing import Recipe, resolve_settings
 from autodeploy.export import load_config, trace_model
 from autodeploy.hardware import choose_gpu
 from autodeploy.hub import resolve
-from autodeploy.optimizer import Recipe, compile_graph, make_program, resolve_settings
+from autodeploy.optimizer import compile_graph, make_program
 from autodeploy.progress import NullProgress
 from autodeploy.quality import Quality, compare, read_text
 from autodeploy.weights import SafetensorsSource
