@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.fx import Graph
 
-from autodeploy import discovery, optimizer
+from autodeploy import choosing, discovery
 from autodeploy.artifact import operators
 from autodeploy.choosing import resolve_settings
 from autodeploy.cli import main
@@ -42,7 +42,7 @@ def registry(site: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> B
     def installed(source: str) -> Registry:
         install("fast", source)
         found = load(site)
-        for module in (discovery, optimizer, operators):
+        for module in (choosing, discovery, operators):
             monkeypatch.setattr(module, "discover", lambda: found)
         return found
 
