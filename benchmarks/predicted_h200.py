@@ -1,16 +1,16 @@
-"""The cost model against measured decode steps: `python benchmarks/predicted_h200.py [REPORT.json ...]`.
+"""The cost model against measured decode steps: `python benchmarks/predicted_h200.py`.
 
-Reads reports of `autodeploy bench --run decode:N --save` or of `benchmarks/decode_h200.py`, by default `h200_bf16.json`
-and `h200_decode_*.json`, predicts the same steps from the models' configs and the data of the H200 alone, and writes
-`predicted_h200.json` and the table of `docs/explain.md`.
+Reads `h200_decode_*.json`, reports of `autodeploy bench --run decode:N --save` or of `benchmarks/decode_h200.py`,
+predicts the same steps from the models' configs and the data of the H200 alone, and writes `predicted_h200.json` and
+the table of `docs/explain.md`.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-import sys
-from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +27,63 @@ PAGE = Path(__file__).parents[1] / "docs/explain.md"
 BEGIN, END = "<!-- the table of benchmarks/predicted_h200.py -->\n", "<!-- its end -->\n"
 
 
-def main(files: list[Path]) -> None:
+@dataclass(frozen=True, order=True)
+class Measured:
+    """A decode step of `batch` requests that was measured. `quantize` is "none" for weights as they are."""
+
+    model: str
+    quantize: str
+    batch: int
+    seconds: float
+    report: str
+
+    @property
+    def workload(self) -> Decode:
+        """What it was a step of."""
+        return Decode(self.batch)
+
+
+def main() -> None:
     """Print the table, and keep it."""
-    rows = [row for file in files for row in compare(file)]
+    rows = compare(measured_steps())
     show(rows)
     (RESULTS / "predicted_h200.json").write_text(json.dumps({"gpu": "h200", "rows": rows}, indent=1) + "\n")
     text = PAGE.read_text()
     PAGE.write_text(text[: text.index(BEGIN)] + BEGIN + markdown(rows) + text[text.index(END) :])
 
 
-def compare(file: Path) -> Iterator[dict[str, Any]]:
-    """A row for each batch size that a report has decoded."""
+def measured_steps() -> list[Measured]:
+    """Every step of the reports, by model and size."""
+    return sorted(step for file in RESULTS.glob("h200_decode_*.json") for step in read(file))
+
+
+def read(file: Path) -> list[Measured]:
+    """The decode steps of one report."""
     report = json.loads(file.read_text())
-    figures = [one for one in report.get("figures", ()) if one["run"].startswith("decode:")]
-    if not figures:
-        return
-    quantize = option(report["command"], "--quantize", "none")
-    estimate = estimate_of(Path(report["model"]).name, quantize)
-    for one in figures:
-        workload = Decode(int(one["run"].removeprefix("decode:")))
-        predicted = 1e3 * estimate.step(workload.mean_step()).seconds
-        measured = 1e3 * workload.batch_size / one["value"]
-        yield {
-            "model": Path(report["model"]).name,
-            "quantize": quantize,
-            "batch": workload.batch_size,
-            "predicted_ms": round(predicted, 3),
-            "measured_ms": round(measured, 3),
-            "error": round(predicted / measured - 1, 4),
-            "report": file.name,
+    model, quantize = Path(report["model"]).name, option(report["command"], "--quantize", "none")
+    runs = {int(one["run"].removeprefix("decode:")): one["value"] for one in report["figures"]}
+    return [Measured(model, quantize, batch, batch / rate, file.name) for batch, rate in runs.items()]
+
+
+def compare(steps: list[Measured]) -> list[dict[str, Any]]:
+    """A row for each step."""
+    rows = []
+    for one in steps:
+        predicted = estimate_of(one.model, one.quantize).step(one.workload.mean_step()).seconds
+        row = {
+            "model": one.model,
+            "quantize": one.quantize,
+            "batch": one.batch,
+            "predicted_ms": round(1e3 * predicted, 3),
+            "measured_ms": round(1e3 * one.seconds, 3),
+            "error": round(predicted / one.seconds - 1, 4),
+            "report": one.report,
         }
+        rows.append(row)
+    return rows
 
 
+@cache
 def estimate_of(model: str, quantize: str) -> Estimate:
     """What is known of a model before it is built."""
     options: dict[str, Any] = {} if quantize == "none" else {"quantize": quantize}
@@ -102,7 +127,4 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main(
-        [Path(name) for name in sys.argv[1:]]
-        or [RESULTS / "h200_bf16.json", *sorted(RESULTS.glob("h200_decode_*.json"))]
-    )
+    main()

@@ -1,0 +1,27 @@
+"""The cost model against steps that an H200 took: the committed table holds, and so does the bar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from predicted_h200 import PAGE, RESULTS, compare, markdown, measured_steps
+
+MOST = 0.15
+
+
+@pytest.mark.slow
+def test_every_measured_step_is_predicted_within_15_percent_and_the_table_says_so() -> None:
+    rows = compare(measured_steps())
+    assert [row for row in rows if abs(row["error"]) > MOST] == []
+    assert json.loads((RESULTS / "predicted_h200.json").read_text())["rows"] == rows
+    assert markdown(rows) in PAGE.read_text()
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("h200_decode_*.json")), ids=lambda file: file.stem)
+def test_the_cache_that_was_planned_is_one_that_a_real_device_had(file: Path) -> None:
+    """No plan exceeds the memory, nor leaves much of it."""
+    tokens = json.loads(file.read_text()).get("cache_tokens")
+    if tokens is not None:
+        assert tokens["planned"] <= tokens["allocated"] <= 1.1 * tokens["planned"]
