@@ -32,7 +32,8 @@ bench: $(READY)
 # takes what memory there is, so engines come one by one.
 gpu-check: gpu-install
 	$(PYTHON) -m pytest -q -m gpu $(shell $(PYTHON) -c 'import xdist' 2>/dev/null && echo --numprocesses=6) tests/kernels
-	$(PYTHON) -m pytest -q -m gpu tests/program tests/runtime tests/artifact/test_streaming.py tests/tuning/test_tune.py
+	$(PYTHON) -m pytest -q -m gpu tests/program tests/runtime tests/artifact/test_streaming.py tests/tuning/test_tune.py \
+		tests/smollm2/test_cuda.py
 
 gpu-bench: gpu-install
 	$(PYTHON) -m autodeploy bench benchmarks/configs/llama-3.1-8b --gpu h200 --load-format random \
