@@ -69,7 +69,12 @@ class QualityError(AutodeployError):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """End an error message with the choice closest to `name`, or with all of them when none is close."""
     known = sorted(choices)
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
+    close = closest(name, known)
+    if close is not None:
+        return f"did you mean {close!r}?"
     return f"known: {', '.join(known)}" if known else "none is known"
+
+
+def closest(name: str, choices: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The choice closest to `name`; None when none is: of `cutoff` 0 all are, of 1 only `name` itself."""
+    return next(iter(get_close_matches(name, sorted(choices), n=1, cutoff=cutoff)), None)

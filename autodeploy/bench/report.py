@@ -46,7 +46,7 @@ class Report:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(self.as_dict(), indent=1) + "\n")
         except OSError as error:
-            raise InputError(f"--save {path}: {error.strerror}") from error
+            raise InputError(f"--save {path}: {error.strerror}; give a report that bench --save wrote") from error
 
     def __rich__(self) -> Group:
         """The figures, then each profile."""
@@ -110,7 +110,7 @@ def read_figures(path: Path) -> list[Figure]:
     try:
         return [Figure.from_dict(one) for one in json.loads(path.read_text())["figures"]]
     except OSError as error:
-        raise InputError(f"--baseline {path}: {error.strerror}") from error
+        raise InputError(f"--baseline {path}: {error.strerror}; give a report that bench --save wrote") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"--baseline {path}: not a report that bench --save wrote") from error
 

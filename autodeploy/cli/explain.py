@@ -12,7 +12,7 @@ from rich.console import Console
 from autodeploy.cli import options as opt
 from autodeploy.cli import output, seam
 from autodeploy.cli.progress import RichProgress
-from autodeploy.layers import COST_MODEL
+from autodeploy.layers import COST_MODEL, SET
 from autodeploy.plan import Plan
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _show_plan(console: Console, plan: Plan) -> None:
 
 def _reasons(plan: Plan) -> dict[str, None]:
     """The reason of each layer; of a cost model, that of each value."""
-    whys = ((one, one.origin) for one in plan.choices if one.origin.reason)
+    whys = ((one, one.origin) for one in plan.choices if one.origin.reason and one.origin.layer != SET)
     return {f"{why.layer if why.layer != COST_MODEL else one.key}: {why.reason}": None for one, why in whys}
 
 

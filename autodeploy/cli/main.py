@@ -6,12 +6,13 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import typer
 
 from autodeploy.cli.app import app
-from autodeploy.errors import AutodeployError, InputError
+from autodeploy.errors import AutodeployError, InputError, closest
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -21,9 +22,9 @@ UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `arguments`, by default those of the process, and return the exit code."""
-    words = with_command(list(sys.argv[1:] if arguments is None else arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        result = app(words, prog_name="autodeploy", standalone_mode=False)
+        result = app(with_command(words), prog_name="autodeploy", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _fail(words, "interrupted", INTERRUPTED)
     except InputError as error:
@@ -40,10 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def with_command(words: list[str]) -> list[str]:
-    """Put `build` before arguments that name no command: `autodeploy MODEL` is `autodeploy build MODEL`."""
-    commands = {command.name for command in app.registered_commands} | {one.name for one in app.registered_groups}
+    """Put `build` before arguments that name no command: `autodeploy MODEL` is `autodeploy build MODEL`.
+
+    Raises InputError for a command that is misspelt: as a model it would be looked for on the Hub.
+    """
+    commands = {str(one.name) for one in (*app.registered_commands, *app.registered_groups)}
     if not words or words[0] in commands or words[0] in ("--help", "--version"):
         return words or ["--help"]
+    meant = None if Path(words[0]).exists() else closest(words[0], commands, cutoff=0.8)
+    if meant is not None:
+        raise InputError(f"{words[0]} is neither a command nor a folder here; did you mean {meant!r}?")
     return ["build", *words]
 
 

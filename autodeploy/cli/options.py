@@ -17,7 +17,12 @@ PLACE, BUILDING, RUNNING, OUTPUT = "Where it will run", "How it is built", "How 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL}.", show_default=False)]
 ModelOrArtifact = Annotated[
-    str, typer.Argument(metavar="MODEL|ARTIFACT", help=f"{MODEL}; or a folder that `build` made.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL|ARTIFACT",
+        help=f"{MODEL}; or what `build` made: a folder, or ORG/NAME on the Hub.",
+        show_default=False,
+    ),
 ]
 Gpu = Annotated[str, typer.Option(help="auto, a name that `autodeploy gpus` lists, or a file.", rich_help_panel=PLACE)]
 Workload = Annotated[str, typer.Option(help="balanced, latency or throughput.", rich_help_panel=PLACE)]

@@ -32,7 +32,8 @@ def outlook_parts(outlook: Outlook) -> Iterator[RenderableType]:
         ("what", "possible", "why"),
         [(one.what, "yes" if one.possible else "no", one.reason) for one in outlook.rejected],
     )
-    yield Text(f"• {outlook.basis}")
+    if outlook.speeds:
+        yield Text(f"• {outlook.basis}")
 
 
 def _card_rows(card: ModelCard) -> Iterator[tuple[str, str]]:
@@ -67,7 +68,7 @@ def _speed_rows(outlook: Outlook) -> list[tuple[str, ...]]:
     return [
         (
             one.what,
-            f"{one.milliseconds:.2f}" if one.milliseconds < 100 else f"{one.milliseconds:.0f}",
+            f"{one.milliseconds:.2f}" if one.milliseconds < 100 else f"{one.milliseconds:,.0f}",
             "" if one.tokens_s is None else f"{one.tokens_s:,.0f}",
             "" if one.floor_fraction is None else f"{one.floor_fraction:.0%}",
             one.bound,

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autodeploy.layers import SET, Origin
 from autodeploy.plan import Plan
 
 
@@ -30,15 +31,18 @@ def print_json(data: dict[str, Any]) -> None:
     print(json.dumps(data, ensure_ascii=False, default=str))
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table whose columns of numbers align right, without the columns that nothing fills."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], whole: Sequence[str] = ()) -> Table:
+    """A table whose columns of numbers align right, without the columns that nothing fills.
+
+    The first column holds names, which one copies: they are never broken, nor are those of the columns `whole`.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
     result = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     shown = [index for index in range(len(columns)) if index == 0 or any(row[index] for row in cells)]
     for index in shown:
-        numeric = bool(cells) and all(row[index].replace(".", "", 1).isdigit() for row in cells)
-        # The first column holds names, which one copies: they are never broken.
-        result.add_column(columns[index], justify="right" if numeric else "left", overflow="fold", no_wrap=index == 0)
+        numeric = bool(cells) and all(row[index].replace(".", "", 1).replace(",", "").isdigit() for row in cells)
+        kept = index == 0 or columns[index] in whole
+        result.add_column(columns[index], justify="right" if numeric else "left", overflow="fold", no_wrap=kept)
     for row in cells:
         result.add_row(*(Text(row[index]) for index in shown))
     return result
@@ -61,8 +65,13 @@ def print_outlook(console: Console, plan: Plan) -> None:
 
 def recipe_table(plan: Plan) -> Table:
     """Every value of the resolved recipe, and where it was set."""
-    rows = [(one.key, _switch(one.value), one.origin.layer, Path(one.origin.where).name) for one in plan.choices]
-    return table("Recipe", ("key", "value", "from", "where"), rows)
+    rows = [(one.key, _switch(one.value), one.origin.layer, _place(one.origin)) for one in plan.choices]
+    return table("Recipe", ("key", "value", "from", "where"), rows, whole=("from", "where"))
+
+
+def _place(origin: Origin) -> str:
+    """A file's name and line; of `--set` nothing, which would say the key and the value again."""
+    return "" if origin.layer == SET else Path(origin.where).name
 
 
 def _switch(value: object) -> object:

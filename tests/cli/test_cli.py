@@ -103,6 +103,16 @@ def test_a_mistake_in_an_option_is_one_sentence(
     assert not builder.calls
 
 
+def test_a_misspelt_command_is_no_model(run: Command, builder: FakeBuilder, tmp_path: Path) -> None:
+    assert "serv is neither a command nor a folder here; did you mean 'serve'?" in refusal(run("serv", "m"))
+    assert not builder.calls
+    folder = tmp_path / "serv"
+    folder.mkdir()
+    assert run(str(folder)).code == 0
+    assert run("gpt2").code == 0
+    assert [model for model, _ in builder.calls] == [str(folder), "gpt2"]
+
+
 def test_exit_codes(run: Command, builder: FakeBuilder) -> None:
     builder.error = ModelError("no model is called 'm'")
     assert refusal(run("m")) == "autodeploy: no model is called 'm'\n"

@@ -14,6 +14,7 @@ from autodeploy.cli import main
 from autodeploy.errors import ArtifactError, ModelError
 from autodeploy.hub.pull import pull
 from autodeploy.hub.push import card, push
+from autodeploy.inspect.load import find
 from autodeploy.testing import tiny_model
 
 
@@ -42,6 +43,13 @@ def test_there_and_back(hub: Any, artifact: Artifact) -> None:
     greedy = ad.SamplingParams(temperature=0, max_tokens=8)
     (ours,), (theirs,) = (ad.LLM(model).generate([[1, 2, 3]], greedy) for model in (artifact.path, "org/tiny-program"))
     assert ours.outputs[0].token_ids == theirs.outputs[0].token_ids
+
+
+def test_what_is_there_can_be_looked_at(hub: Any, artifact: Artifact) -> None:
+    push(artifact, "org/tiny-program")
+    found = find("org/tiny-program")
+    assert found.artifact is not None
+    assert found.artifact.manifest == artifact.manifest
 
 
 def test_a_push_replaces_what_an_earlier_one_left(hub: Any, artifact: Artifact) -> None:

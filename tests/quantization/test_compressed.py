@@ -242,6 +242,8 @@ def test_what_is_there_already_stays(model: Path, tmp_path: Path) -> None:
 
 def test_schemes_that_cannot_be_written(model: Path, tmp_path: Path) -> None:
     assert supported() == QUANTIZED
+    with pytest.raises(RecipeError, match="--quantize auto: only autodeploy build looks for a scheme"):
+        ad.quantize(str(model), quantize="auto", out=tmp_path / "out")
     with pytest.raises(RecipeError, match="--quantize itn8: no such scheme; did you mean 'int8'"):
         ad.quantize(str(model), quantize="itn8", out=tmp_path / "out")
     odd = {"weights": "int8", "scope": "group", "group": 32, "activations": "dynamic"}
