@@ -22,6 +22,8 @@ Settings = TypeVar("Settings", bound=BaseModel)
 Where = Callable[[Key], str]
 COST_MODEL = "cost model"
 """The layer of what was chosen for a model on a device."""
+SET = "--set"
+"""The layer of what the command line sets, the last of all."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Draft(Generic[PassModel, Settings]):
             raise RecipeError(
                 f"{where}: a key is runtime.KEY, plan.KEY, passes.NAME.OPTION, or passes.NAME for on and off"
             )
-        origin = Origin("--set", where, "asked for")
+        origin = Origin(SET, where, "asked for")
         if section == "runtime":
             self._set_runtime(".".join(path), value, origin)
         elif section == "plan":
