@@ -45,7 +45,7 @@ def with_command(words: list[str]) -> list[str]:
 
     Raises InputError for a command that is misspelt: as a model it would be looked for on the Hub.
     """
-    commands = {str(one.name) for one in (*app.registered_commands, *app.registered_groups)}
+    commands = {str(one.name) for one in app.registered_commands} | {str(one.name) for one in app.registered_groups}
     if not words or words[0] in commands or words[0] in ("--help", "--version"):
         return words or ["--help"]
     meant = None if Path(words[0]).exists() else closest(words[0], commands, cutoff=0.8)

@@ -88,7 +88,8 @@ def find(
 ) -> Inspected:
     """Open the artifact in the folder `model` or at that id on the Hub, or trace a model and run its passes.
 
-    The options are for the latter. Raises InputError (or one of its kinds) for a name that leads nowhere and an option that is not valid.
+    The options are for the latter. Raises InputError (or one of its kinds) for a name that leads nowhere and an option
+    that is not valid.
     """
     progress, folder = progress or NullProgress(), Path(model)
     built = folder if (folder / MANIFEST).is_file() else pull(model, progress)
