@@ -19,7 +19,7 @@ from autodeploy.calibration.walk import Walk
 from autodeploy.graph.nodes import arguments, calls_of
 from autodeploy.graph.origin import module_path
 from autodeploy.progress import Progress, stage
-from autodeploy.quantization import Scheme, dequantize
+from autodeploy.quantization import Parts, Scheme, dequantize
 from autodeploy.quantization.formats import MAXIMUM
 from autodeploy.weights import TensorSource, WeightPlan
 
@@ -131,7 +131,7 @@ class _Run:
             self.walk.replaced[name] = dequantize(
                 parts.values, parts.scale, parts.zero, parts.global_scale, site.scheme.weights
             ).to(weight.dtype)
-            self._change(name, scheme=site.scheme, parts=parts)
+            self._change(name, scheme=site.scheme, parts=_on_cpu(parts))
 
     def _scales(self, rows: Tensor) -> Tensor:
         """The scale of each head of keys or values `[T, Hk, D]`, as `[Hk]`."""
@@ -140,6 +140,12 @@ class _Run:
 
     def _change(self, name: str, **found: Tensor | Scheme | object) -> None:
         self._found.setdefault(name, {}).update({part: one for part, one in found.items() if one is not None})
+
+
+def _on_cpu(parts: Parts) -> Parts:
+    """The parts where plans read weights, whatever device found them."""
+    held = (parts.values, parts.scale, parts.zero, parts.global_scale)
+    return Parts(*(one if one is None else one.cpu() for one in held))  # type: ignore[arg-type]
 
 
 def _scale(values: Sequence[Tensor], method: str, format: str) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from autodeploy.program import Program
 from autodeploy.runtime.step_inputs import step_inputs
 
 PAGE_SIZE = 16
+Windows = Sequence[Sequence[int]]
+Predict = Callable[[Windows], Tensor]
+"""From B windows of T token ids to what `predict` gives for them."""
 
 
 @dataclass(frozen=True)
@@ -49,33 +53,35 @@ class Quality:
 def compare(
     reference: Program,
     candidate: Program,
-    windows: Sequence[Sequence[int]],
+    windows: Windows,
     observe: Callable[[int], None] = lambda _: None,
 ) -> Quality:
     """Run both over `windows` of token ids, each by itself; `observe` is told of the tokens of each.
 
     A window's first token is read and not predicted. Both programs may be on devices of their own.
     """
-    (quality,) = compare_all(reference, {"": candidate}, windows, observe).values()
-    return quality
+    return compare_predictions(partial(predict, reference), partial(predict, candidate), windows, observe)
 
 
-def compare_all(
-    reference: Program,
-    candidates: Mapping[str, Program],
-    windows: Sequence[Sequence[int]],
+def compare_predictions(
+    reference: Predict,
+    candidate: Predict,
+    windows: Windows,
     observe: Callable[[int], None] = lambda _: None,
-) -> dict[str, Quality]:
-    """Each of `candidates`, by its name, next to `reference`, which runs once for all of them."""
-    sums = {name: torch.zeros(4, dtype=torch.float64) for name in candidates}
-    for window in windows:
-        told = log_probs(reference, window)
-        following = torch.tensor(window[1:], device=told.device)
-        for name, candidate in candidates.items():
-            sums[name] += _differences(told, log_probs(candidate, window).to(told.device), following).cpu()
-        observe(len(window))
+    at_once: int = 1,
+) -> Quality:
+    """As `compare`, of anything that predicts; `at_once` windows, all of one length, share a step."""
+    sums = torch.zeros(4, dtype=torch.float64)
+    for start in range(0, len(windows), at_once):
+        group = windows[start : start + at_once]
+        told = reference(group).flatten(0, 1)
+        said = candidate(group).flatten(0, 1).to(told.device)
+        following = torch.tensor([token for window in group for token in window[1:]], device=told.device)
+        sums += _differences(told, said, following).cpu()
+        for window in group:
+            observe(len(window))
     count = sum(len(window) - 1 for window in windows)
-    return {name: _quality(count, whole / count) for name, whole in sums.items()}
+    return _quality(count, sums / count)
 
 
 def _quality(count: int, means: Tensor) -> Quality:
@@ -83,12 +89,22 @@ def _quality(count: int, means: Tensor) -> Quality:
     return Quality(count, math.exp(found), math.exp(expected), kl, agreement)
 
 
+def predict(program: Program, windows: Windows) -> Tensor:
+    """The logarithms of probabilities `[B, T - 1, vocabulary]`, float32, of what follows each token of B windows of T.
+
+    They are computed in one step, and none sees another.
+    """
+    length = len(windows[0])
+    num_pages = -(-length // PAGE_SIZE)
+    cache = program.new_cache(num_pages * len(windows), PAGE_SIZE)
+    inputs = step_inputs(windows, [0] * len(windows), program.device, PAGE_SIZE, num_pages)
+    logits = program.forward(inputs, cache).reshape(len(windows), length, -1)
+    return logits[:, :-1].float().log_softmax(-1)
+
+
 def log_probs(program: Program, window: Sequence[int]) -> Tensor:
-    """The logarithm of the probabilities `[T - 1, vocabulary]`, float32, of what follows each token of a window."""
-    num_pages = -(-len(window) // PAGE_SIZE)
-    cache = program.new_cache(num_pages, PAGE_SIZE)
-    logits = program.forward(step_inputs([window], [0], program.device, PAGE_SIZE, num_pages), cache)
-    return logits[:-1].float().log_softmax(-1)
+    """What `predict` gives for one window: `[T - 1, vocabulary]`."""
+    return predict(program, [window])[0]
 
 
 def _differences(told: Tensor, said: Tensor, following: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import autodeploy as ad
 from autodeploy.optimizer import Optimized
 from autodeploy.program import Program
 from autodeploy.quality import compare, log_probs
+from autodeploy.quality.compare import compare_predictions, predict
 from autodeploy.testing import tiny_model
 from autodeploy.weights import SafetensorsSource
 
@@ -63,6 +65,20 @@ def test_the_probabilities_are_the_models_own(optimized: Optimized, model: PreTr
     ours = log_probs(optimized.program, WINDOWS[0])
     assert (ours - expected).norm() / expected.norm() < 1e-5
     assert math.isclose(ours.exp().sum(-1).mean().item(), 1, rel_tol=1e-5)
+
+
+def test_windows_that_share_a_step_do_not_see_each_other(optimized: Optimized) -> None:
+    together = predict(optimized.program, WINDOWS)
+    alone = torch.stack([log_probs(optimized.program, window) for window in WINDOWS])
+    assert (together - alone).norm() <= 1e-5 * alone.norm()
+
+
+def test_figures_do_not_depend_on_how_many_windows_share_a_step(optimized: Optimized) -> None:
+    given = (partial(predict, optimized.program), partial(predict, other(optimized)), [*WINDOWS, WINDOWS[0]])
+    alone, together = (compare_predictions(*given, at_once=at_once) for at_once in (1, 2))
+    assert together.num_tokens == alone.num_tokens == 69
+    assert together.kl == pytest.approx(alone.kl, rel=1e-4)
+    assert together.perplexity == pytest.approx(alone.perplexity, rel=1e-5)
 
 
 def test_tells_how_far_it_is(optimized: Optimized) -> None:
