@@ -22,6 +22,10 @@ class GpuSampler:
         self._penalties = Penalties(vocab_size, max_batch_size, device)
         self._device = device
 
+    def most_likely(self, logits: Tensor) -> Tensor:
+        """The first of the largest in each row of `logits [N, vocab_size]`: int64 `[N]`."""
+        return sample(logits)
+
     def sample(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
         """Token ids int64 `[N]` for N requests, from `logits [N, vocab_size]` of any floating dtype, left unchanged."""
         if takes_argmax(requests):

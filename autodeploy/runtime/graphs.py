@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from autodeploy.runtime.packing import PackedStep
+from autodeploy.runtime.draft import Draft
+from autodeploy.runtime.packing import PackedStep, StepSize
+from autodeploy.runtime.tables import Tables
 
 SMALL = (16, 32, 64, 128, 256, 512, 640, 768, 896, 1024)  # tokens; above that, a GPU takes longer than a host
 SMALL_REQUESTS = 256  # of these steps, at most
 WHOLE_REQUESTS = 8  # of the largest mixed step: programs for requests that are not there would cost what it gains
 MOST_PADDING = 64  # tokens of such a step: more would take as long as the gaps
+MOST_NEW_PAGES = 1024  # of a step with chunks of prompts, which may have found thousands in the cache
 
 
 class Bucket(NamedTuple):
@@ -21,6 +25,31 @@ class Bucket(NamedTuple):
 
     num_tokens: int
     num_requests: int
+
+    @property
+    def size(self) -> StepSize:
+        """All of it: a row of logits for each request, and the new pages of whole prompts where there may be some."""
+        num_pages = self.num_requests if self.num_tokens == self.num_requests else MOST_NEW_PAGES
+        return StepSize(self.num_tokens, self.num_requests, self.num_requests, num_pages)
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a step leaves on the device: logits `[R, vocab_size]`, the likeliest token of each row, and the rows of the
+    tables that hold it, int64 `[R]`.
+    """
+
+    logits: Tensor
+    token_ids: Tensor
+    kept_in: Tensor
+
+    def first(self, count: int) -> Computed:
+        """That of the first rows."""
+        return Computed(self.logits[:count], self.token_ids[:count], self.kept_in[:count])
+
+    def at(self, rows: Tensor) -> Computed:
+        """That of some rows, int64 on the device."""
+        return Computed(self.logits[rows], self.token_ids[rows], self.kept_in[rows])
 
 
 def decode_buckets(max_batch_size: int, planned: Sequence[int] = ()) -> tuple[Bucket, ...]:
@@ -58,53 +87,67 @@ def fitting(buckets: Iterable[Bucket], num_tokens: int, num_requests: int) -> Bu
     return None
 
 
+class Capture(Protocol):
+    """Records what a function does, so that it can be done again."""
+
+    def __call__(self, act: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
+        """What does it again, and the result, which then changes in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedStep:
+    """A step that is ready to run, as soon as `words` int64 on the device hold what it computes."""
+
+    size: StepSize
+    words: Tensor
+    replay: Callable[[], None]
+    computed: Computed
+
+
 class StepGraphs:
     """A graph for each of some buckets; smaller steps are padded with tokens of nobody.
 
-    `step` takes a `PackedStep` on the device and gives logits `[R, vocab_size]`. The graphs share their memory, so that
-    the logits of one replay are gone with the next.
+    `step` runs a step on the device. The graphs share their memory, so that what one computes is gone with the next.
     """
 
     def __init__(
         self,
         buckets: Iterable[Bucket],
-        step: Callable[[PackedStep], Tensor],
-        scrap_row: int,
+        step: Callable[[PackedStep[Tensor]], Computed],
+        tables: Tables,
         device: torch.device,
+        capture: Capture,
     ) -> None:
-        self._scrap_row = scrap_row
-        self._graphs: dict[Bucket, tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
-        # One stream for all: libraries keep a workspace for each that they have seen.
-        stream, pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+        self._captured: dict[Bucket, CapturedStep] = {}
         for bucket in sorted(buckets, reverse=True):  # the largest first: the others find room in its memory
-            flat = PackedStep.empty().padded(*bucket, scrap_row).flat().to(device)
-            packed = PackedStep.from_flat(flat, *bucket)
-            self._graphs[bucket] = (*_capture(step, packed, stream, pool), flat)
-        self._buckets = sorted(self._graphs)
+            words = Draft.of_nobody().words(bucket.size, tables).to(device)
+            packed = PackedStep.over(words, bucket.size)
+            replay, computed = capture(lambda packed=packed: step(packed))  # type: ignore[misc]
+            self._captured[bucket] = CapturedStep(bucket.size, words, replay, computed)
+        self._buckets = sorted(self._captured)
 
-    def find(self, packed: PackedStep) -> Bucket | None:
-        """The bucket for a step, if there is one."""
-        bucket = fitting(self._buckets, packed.num_tokens, packed.num_requests)
-        return bucket if bucket is not None and len(packed.logit_rows) <= bucket.num_requests else None
-
-    def run(self, bucket: Bucket, packed: PackedStep) -> Tensor:
-        """Logits `[R, vocab_size]` of a step on the host that fits in `bucket`."""
-        graph, logits, inputs = self._graphs[bucket]
-        inputs.copy_(packed.padded(*bucket, self._scrap_row).flat().pin_memory(), non_blocking=True)
-        graph.replay()
-        return logits[: len(packed.logit_rows)]
+    def find(self, size: StepSize) -> CapturedStep | None:
+        """The graph for a step, if there is one."""
+        bucket = fitting(self._buckets, size.num_tokens, size.num_requests)
+        return self._captured[bucket] if bucket is not None and bucket.size.holds(size) else None
 
 
-def _capture(
-    step: Callable[[PackedStep], Tensor], packed: PackedStep, stream: torch.cuda.Stream, pool: Any
-) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    graph = torch.cuda.CUDAGraph()
-    torch.cuda.synchronize()
-    with torch.cuda.stream(stream):
-        step(packed)  # kernels compile at the first call, and libraries choose theirs
-        stream.synchronize()
-        graph.capture_begin(pool=pool)
-        logits = step(packed)
-        graph.capture_end()
-    torch.cuda.current_stream().wait_stream(stream)
-    return graph, logits
+class CudaCapture:
+    """Captures CUDA graphs, which share their memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        # One stream for all: libraries keep a workspace for each that they have seen.
+        self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+
+    def __call__(self, act: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
+        """As `Capture`."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(self._stream):
+            act()  # kernels compile at the first call, and libraries choose theirs
+            self._stream.synchronize()
+            graph.capture_begin(pool=self._pool)
+            computed = act()
+            graph.capture_end()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return graph.replay, computed

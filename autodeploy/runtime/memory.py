@@ -8,8 +8,10 @@ import torch
 
 from autodeploy.errors import RecipeError
 from autodeploy.runtime.batch import BatchItem
+from autodeploy.runtime.draft import Draft
+from autodeploy.runtime.graphs import Bucket
 from autodeploy.runtime.model import Model
-from autodeploy.runtime.packing import PackedStep
+from autodeploy.runtime.packing import PackedStep, StepSize
 from autodeploy.runtime.request import Request
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.settings import RuntimeSettings
@@ -73,15 +75,14 @@ def workspace_bytes(model: Model, settings: RuntimeSettings, max_model_len: int)
     cache = model.new_cache(scrap_page + 1, page_size)
     tables = Tables(1, scrap_page, page_size, scrap_page, model.device)
     chunk = [BatchItem(request, 0, 0, num_tokens, 0, True, False)]
-    tables.show_pages(chunk)
-    whole = PackedStep.of(chunk, [num_tokens - 1])
-    size = settings.max_batch_size
-    decode = PackedStep.empty().padded(size, size, tables.scrap_row)
-    return sum(_peak_bytes(model, tables, step, cache) for step in (whole, whole, decode))
+    whole = Draft.of(chunk, tables)
+    decode = Bucket(settings.max_batch_size, settings.max_batch_size).size
+    steps = ((whole, whole.size), (whole, whole.size), (Draft.of_nobody(), decode))
+    return sum(_peak_bytes(model, tables, draft, size, cache) for draft, size in steps)
 
 
-def _peak_bytes(model: Model, tables: Tables, step: PackedStep, cache: list[torch.Tensor]) -> int:
+def _peak_bytes(model: Model, tables: Tables, draft: Draft, size: StepSize, cache: list[torch.Tensor]) -> int:
     torch.cuda.reset_peak_memory_stats(model.device)
     before = torch.cuda.memory_allocated(model.device)
-    model.forward(tables.inputs_of(step.to(model.device)), cache)
+    model.forward(tables.inputs_of(PackedStep.over(draft.words(size, tables).to(model.device), size)), cache)
     return torch.cuda.max_memory_allocated(model.device) - before

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from autodeploy.runtime.draft import Draft
 from autodeploy.runtime.graphs import Bucket
 from autodeploy.runtime.model import Model
 from autodeploy.runtime.packing import PackedStep
@@ -29,7 +30,7 @@ def rehearse(model: Model, settings: RuntimeSettings, buckets: Iterable[Bucket])
     tables = Tables(1, max_pages, page_size, 0, model.device)
     sampler = choose_sampler(model, 1)
     for bucket in sorted(classes(buckets), reverse=True):
-        step = PackedStep.empty().padded(*bucket, tables.scrap_row).to(model.device)
+        step = PackedStep.over(Draft.of_nobody().words(bucket.size, tables).to(model.device), bucket.size)
         logits = model.forward(tables.inputs_of(step), cache)
         for temperature in (0.0, 1.0):
             params = SamplingParams(temperature=temperature)

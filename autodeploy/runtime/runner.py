@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,12 +11,14 @@ from torch import Tensor
 
 from autodeploy.kernels import triton
 from autodeploy.runtime.batch import Batch, BatchItem
-from autodeploy.runtime.graphs import Bucket, StepGraphs
+from autodeploy.runtime.draft import Draft
+from autodeploy.runtime.exchange import Exchange
+from autodeploy.runtime.graphs import Bucket, Capture, Computed, CudaCapture, StepGraphs
 from autodeploy.runtime.logprobs import token_logprobs
 from autodeploy.runtime.messages import TokenLogprobs
 from autodeploy.runtime.model import Model
 from autodeploy.runtime.packing import PackedStep
-from autodeploy.runtime.sampler import Sampler
+from autodeploy.runtime.sampler import Sampler, takes_argmax
 from autodeploy.runtime.tables import Tables
 from autodeploy.runtime.transfer import to_device
 
@@ -40,26 +41,22 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A step that the device may still be computing."""
+    """A step that the device may still be computing; its exchange is free again when it is collected."""
 
     batch: Batch
-    token_ids: Tensor
-    """On the host; complete once `copied` has happened."""
-    copied: torch.cuda.Event | None
+    exchange: Exchange
     logprobs: list[TokenLogprobs | None]
     prompt_logprobs: dict[int, list[TokenLogprobs]]
 
     def collect(self) -> StepResult:
         """Wait for the step to end."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        return StepResult(self.token_ids.tolist(), self.logprobs, self.prompt_logprobs)
+        return StepResult(self.exchange.collect(), self.logprobs, self.prompt_logprobs)
 
 
 class Runner:
     """Owns the cache, and the tables with a row for each running request.
 
-    `buckets` are the sizes of steps that become CUDA graphs, none of them elsewhere.
+    `buckets` are the sizes of steps that are captured, by CUDA graphs unless `capture` is given.
     """
 
     def __init__(
@@ -70,56 +67,55 @@ class Runner:
         max_batch_size: int,
         max_len: int,
         buckets: Sequence[Bucket] = (),
+        capture: Capture | None = None,
     ) -> None:
         self._model = model
         self._device = model.device
         self._cache = model.new_cache(num_pages + 1, page_size)  # the last one takes what padding writes
         self._tables = Tables(max_batch_size, -(-max_len // page_size), page_size, num_pages, model.device)
         self._sampler = choose_sampler(model, max_batch_size)
+        self._exchange, self._next_exchange = Exchange(model.device), Exchange(model.device)
         self._graphs: StepGraphs | None = None
         if buckets:
             with torch.inference_mode():
-                self._graphs = StepGraphs(buckets, self._forward, self._tables.scrap_row, model.device)
+                capture = capture or CudaCapture(model.device)
+                self._graphs = StepGraphs(buckets, self._compute, self._tables, model.device, capture)
 
     @torch.inference_mode()
     def launch(self, batch: Batch) -> Launched:
-        """Start computing a batch that has at least one item."""
-        items = batch.items
-        self._tables.show_pages(items)
-        rows_of = _logit_rows(items)
-        logits = self._run(PackedStep.of(items, list(chain.from_iterable(rows_of))))
-        prompt_logprobs = _prompt_logprobs(logits, items, rows_of)
-        ends = accumulate(map(len, rows_of))
-        last = [end - 1 for end, item in zip(ends, items, strict=True) if item.samples]
-        if len(last) != len(logits):
-            logits = logits[to_device(torch.tensor(last, dtype=torch.int64), self._device)]
-        return self._sample(batch, logits, prompt_logprobs)
-
-    def _run(self, packed: PackedStep) -> Tensor:
-        bucket = self._graphs.find(packed) if self._graphs is not None else None
-        if self._graphs is not None and bucket is not None:
-            return self._graphs.run(bucket, packed)
-        return self._forward(packed.to(self._device))
-
-    def _forward(self, packed: PackedStep) -> Tensor:
-        return self._model.forward(self._tables.inputs_of(packed), self._cache)
-
-    def _sample(self, batch: Batch, logits: Tensor, prompt_logprobs: dict[int, list[TokenLogprobs]]) -> Launched:
-        """Sample from `logits [N, vocab_size]`, a row for each of N sampling items, and send the tokens to the host."""
+        """Start computing a batch that has at least one item, when all but the last one launched are collected."""
+        draft = Draft.of(batch.items, self._tables)
+        self._exchange, self._next_exchange = self._next_exchange, self._exchange
+        computed = self._run(draft)
+        prompt_logprobs = _prompt_logprobs(computed.logits, batch.items, draft.logit_counts)
+        if draft.sampled is not None:
+            computed = computed.at(to_device(torch.from_numpy(draft.sampled), self._device))
         sampling = batch.sampling
-        if not sampling:
-            return Launched(batch, torch.empty(0, dtype=torch.int64), None, [], prompt_logprobs)
-        token_ids = self._sampler.sample(logits, [item.request for item in sampling])
-        rows = to_device(torch.tensor([item.row for item in sampling]), self._device)
-        self._tables.keep_tokens(rows, token_ids)
-        logprobs = _sampled_logprobs(logits, sampling, token_ids)
-        if self._device.type == "cpu":
-            return Launched(batch, token_ids, None, logprobs, prompt_logprobs)
-        on_host = torch.empty(len(sampling), dtype=torch.int64, pin_memory=True)
-        on_host.copy_(token_ids, non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record()
-        return Launched(batch, on_host, copied, logprobs, prompt_logprobs)
+        requests = [item.request for item in sampling]
+        token_ids = computed.token_ids
+        if not takes_argmax(requests):
+            token_ids = self._sampler.sample(computed.logits, requests)
+            self._tables.keep_tokens(computed.kept_in, token_ids)
+        self._exchange.fetch(token_ids)
+        return Launched(batch, self._exchange, _sampled_logprobs(computed.logits, sampling, token_ids), prompt_logprobs)
+
+    def _run(self, draft: Draft) -> Computed:
+        size = draft.size
+        captured = None if self._graphs is None else self._graphs.find(size)
+        if captured is None:
+            words = self._exchange.write(draft, size, self._tables)
+            return self._compute(PackedStep.over(words.to(self._device, non_blocking=True), size))
+        words = self._exchange.write(draft, captured.size, self._tables)
+        captured.words.copy_(words, non_blocking=True)
+        captured.replay()
+        return captured.computed.first(size.num_logits)
+
+    def _compute(self, step: PackedStep[Tensor]) -> Computed:
+        """Run a step on the device, and keep the likeliest tokens: most requests ask for them, and it costs little."""
+        logits = self._model.forward(self._tables.inputs_of(step), self._cache)
+        token_ids = self._sampler.most_likely(logits)
+        self._tables.keep_tokens(step.kept_in, token_ids)
+        return Computed(logits, token_ids, step.kept_in)
 
 
 def choose_sampler(model: Model, max_batch_size: int) -> Sampler | GpuSampler:
@@ -129,17 +125,6 @@ def choose_sampler(model: Model, max_batch_size: int) -> Sampler | GpuSampler:
     from autodeploy.runtime.gpu_sampler import GpuSampler
 
     return GpuSampler(model.vocab_size, max_batch_size, model.device)
-
-
-def _logit_rows(items: Sequence[BatchItem]) -> list[range]:
-    """For each item, the rows of the step whose logits are needed; a sampling item's last row is among them."""
-    rows_of: list[range] = []
-    end = 0
-    for item in items:
-        end += item.num_tokens
-        needed = item.num_tokens if item.wants_prompt_rows else int(item.samples)
-        rows_of.append(range(end - needed, end))
-    return rows_of
 
 
 def _sampled_logprobs(logits: Tensor, sampling: Sequence[BatchItem], token_ids: Tensor) -> list[TokenLogprobs | None]:
@@ -157,13 +142,15 @@ def _sampled_logprobs(logits: Tensor, sampling: Sequence[BatchItem], token_ids: 
 
 
 def _prompt_logprobs(
-    logits: Tensor, items: Sequence[BatchItem], rows_of: Sequence[range]
+    logits: Tensor, items: Sequence[BatchItem], counts: Sequence[int] | None
 ) -> dict[int, list[TokenLogprobs]]:
-    """Logprobs of the prompt tokens that follow those of each item that asks for them."""
+    """Logprobs of the prompt tokens that follow those of each item that asks for them; `counts` are its rows."""
     result: dict[int, list[TokenLogprobs]] = {}
+    if counts is None:
+        return result
     end = 0
-    for i, (item, rows) in enumerate(zip(items, rows_of, strict=True)):
-        start, end = end, end + len(rows)
+    for i, (item, count) in enumerate(zip(items, counts, strict=True)):
+        start, end = end, end + count
         num_top = item.request.params.prompt_logprobs
         if item.wants_prompt_rows and num_top is not None:
             following = item.request.token_ids[item.first + 1 : item.first + 1 + item.num_tokens]

@@ -13,6 +13,8 @@ from autodeploy.runtime.penalties import Penalties
 from autodeploy.runtime.request import Request
 from autodeploy.runtime.transfer import to_device
 
+ROWS_AT_ONCE = 256  # bounds the float32 copies of a long prompt's logits
+
 
 class Sampler:
     """Samples tokens; what a request gets depends on its own logits, parameters, seed and position only."""
@@ -20,6 +22,10 @@ class Sampler:
     def __init__(self, vocab_size: int, max_batch_size: int, device: torch.device) -> None:
         self._penalties = Penalties(vocab_size, max_batch_size, device)
         self._device = device
+
+    def most_likely(self, logits: Tensor) -> Tensor:
+        """The first of the largest in each row of `logits [N, vocab_size]`: int64 `[N]`."""
+        return most_likely(logits)
 
     def sample(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
         """Token ids int64 `[N]` for N requests, from `logits [N, vocab_size]` of any floating dtype, left unchanged."""
@@ -101,12 +107,15 @@ def most_likely(logits: Tensor) -> Tensor:
     """
     if logits.device.type != "cpu":
         return logits.argmax(dim=-1)
-    return torch.from_numpy(logits.float().numpy().argmax(axis=-1))
+    blocks = torch.split(logits, ROWS_AT_ONCE)
+    return torch.from_numpy(np.concatenate([block.float().numpy().argmax(axis=-1) for block in blocks]))
 
 
 def takes_argmax(requests: Sequence[Request]) -> bool:
     """Whether each request takes the most likely token of its logits as they are."""
-    return all(request.takes_argmax and request.num_drawn >= request.params.min_tokens for request in requests)
+    return all(
+        one.takes_argmax and (not one.params.min_tokens or one.num_drawn >= one.params.min_tokens) for one in requests
+    )
 
 
 def biases_of(request: Request) -> dict[int, float]:

@@ -1,16 +1,38 @@
-"""What the device knows of the running requests: the pages of each, and its last token."""
+"""What is known of the running requests on both sides: the pages of each; and on the device, its last token."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from autodeploy.kernels import triton
 from autodeploy.runtime.batch import BatchItem
 from autodeploy.runtime.model import StepInputs
-from autodeploy.runtime.packing import PackedStep
-from autodeploy.runtime.transfer import integers, to_device
+from autodeploy.runtime.packing import Integers, PackedStep
+
+
+@dataclass(frozen=True, slots=True)
+class NewPages:
+    """Pages that the device's table has not yet: where they go, and which of them are whose, as in `PackedStep`."""
+
+    starts: Integers
+    places: Integers
+    pages: Integers
+
+    @classmethod
+    def none(cls, num_requests: int) -> NewPages:
+        """Nothing new for anybody."""
+        nothing = np.empty(0, dtype=np.int64)
+        return cls(np.zeros(num_requests + 1, dtype=np.int64), nothing, nothing)
+
+
+Begin = Callable[[PackedStep[Tensor], Tensor, Tensor], tuple[Tensor, ...]]
+"""What `begin_step` is, and its kernel."""
 
 
 class Tables:
@@ -18,47 +40,82 @@ class Tables:
 
     def __init__(self, num_rows: int, max_pages: int, page_size: int, scrap_page: int, device: torch.device) -> None:
         self._page_size = page_size
-        self.scrap_row = num_rows
-        self._device = device
-        self._page_table = torch.full((num_rows + 1, max_pages), scrap_page, dtype=torch.int32, device=device)
+        self.scrap_row, self.scrap_page = num_rows, scrap_page
+        self.scrap_slot, self.scrap_place = scrap_page * page_size, num_rows * max_pages
+        self._on_host = np.full((num_rows + 1, max_pages), scrap_page, dtype=np.int32)
+        self._is_shared = device.type == "cpu"
+        table = torch.from_numpy(self._on_host)
+        self._page_table = table if self._is_shared else table.to(device)
         self._last_tokens = torch.zeros(num_rows + 1, dtype=torch.int64, device=device)
+        self._begin = choose_begin(device)
 
-    def show_pages(self, items: Sequence[BatchItem]) -> None:
-        """Write the pages that are new since a request's last step: a decode step has few."""
-        places: list[int] = []
-        pages: list[int] = []
-        for item in items:
-            new = item.request.pages[item.first_new_page :]
-            if new:
-                start = item.row * self._page_table.shape[1] + item.first_new_page
-                places += range(start, start + len(new))
-                pages += new
-        if pages:
-            index, held = to_device(torch.stack((integers(places), integers(pages))), self._device)
-            self._page_table.view(-1)[index] = held.int()
+    def unknown(self, row: int) -> int:
+        """What stands for a row's last token where only the device knows it: its place from the end, below 0."""
+        return row - self.scrap_row - 1
+
+    def take_pages(self, items: Sequence[BatchItem]) -> NewPages:
+        """Note the pages that are new since a request's last step; what the device must be told of them."""
+        growing = [
+            (i, item.row, item.first_new_page, item.request.pages[item.first_new_page :])
+            for i, item in enumerate(items)
+            if item.first_new_page < len(item.request.pages)
+        ]
+        for _, row, first, pages in growing:
+            self._on_host[row, first : first + len(pages)] = pages
+        if self._is_shared or not growing:
+            return NewPages.none(len(items))
+        counts = np.zeros(len(items) + 1, dtype=np.int64)
+        places, new = array("q"), array("q")
+        for i, row, first, pages in growing:
+            counts[i + 1] = len(pages)
+            start = row * self._on_host.shape[1] + first
+            places.extend(range(start, start + len(pages)))
+            new.extend(pages)
+        return NewPages(counts.cumsum(), np.frombuffer(places, np.int64), np.frombuffer(new, np.int64))
+
+    def slots(self, rows: Integers, positions: Integers) -> Integers:
+        """Where the keys and values of positions `[T]` of `rows [T]` go."""
+        found: Integers = self._on_host[rows, positions // self._page_size].astype(np.int64)
+        return found * self._page_size + positions % self._page_size
 
     def keep_tokens(self, rows: Tensor, token_ids: Tensor) -> None:
         """Remember `token_ids` int64 `[N]` as the last ones of `rows` int64 `[N]`, both on the device."""
         self._last_tokens[rows] = token_ids
 
-    def inputs_of(self, step: PackedStep) -> StepInputs:
-        """What the model takes for a step that is on the device.
+    def inputs_of(self, step: PackedStep[Tensor]) -> StepInputs:
+        """What the model takes for a step that is on the device, whose table learns of its new pages.
 
         Nothing here waits for the device, so that a CUDA graph can hold it.
         """
-        token_ids, positions, row_of_token = step.tokens
-        rows, context_len, ends = step.requests
+        input_ids, page_table, query_start, context_len = self._begin(step, self._page_table, self._last_tokens)
         return StepInputs(
-            input_ids=torch.where(token_ids < 0, self._last_tokens[row_of_token], token_ids),
-            position_ids=positions,
-            query_start=torch.nn.functional.pad(ends, (1, 0)).int(),
-            context_len=context_len.int(),
-            page_table=self._page_table[rows],
-            slots=self._slots(row_of_token, positions),
+            input_ids=input_ids,
+            position_ids=step.positions,
+            query_start=query_start,
+            context_len=context_len,
+            page_table=page_table,
+            slots=step.slots,
             logit_rows=step.logit_rows,
         )
 
-    def _slots(self, rows: Tensor, positions: Tensor) -> Tensor:
-        """Where the keys and values of positions `[T]` of `rows [T]` go: int64 `[T]`."""
-        pages = self._page_table[rows, positions // self._page_size].long()
-        return pages * self._page_size + positions % self._page_size
+
+def begin_step(step: PackedStep[Tensor], table: Tensor, last_tokens: Tensor) -> tuple[Tensor, ...]:
+    """Write a step's new pages into `table` int32 `[rows, P]`, and look up what it needs of both tables.
+
+    Gives `input_ids` int64 `[T]`, whose unknown ones are `last_tokens` int64 `[rows]` counted from the end, and int32
+    `page_table [B, P]`, `query_start [B + 1]`, `context_len [B]`.
+    """
+    if len(step.places):
+        table.view(-1)[step.places] = step.pages.int()
+    known = last_tokens[step.token_ids.clamp(max=-1)]
+    input_ids = torch.where(step.token_ids < 0, known, step.token_ids)
+    return input_ids, table[step.rows], step.query_start.int(), step.context_len.int()
+
+
+def choose_begin(device: torch.device) -> Begin:
+    """The implementation of `begin_step` for a device."""
+    if device.type == "cpu" or triton.why_unavailable() is not None:
+        return begin_step
+    from autodeploy.kernels.triton.step import begin_step as in_one_kernel
+
+    return in_one_kernel
