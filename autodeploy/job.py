@@ -20,6 +20,7 @@ from autodeploy.errors import ModelError, UnsupportedError
 from autodeploy.export import Traced, load_config, trace_model
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import ModelFiles, resolve
+from autodeploy.layers import Choice
 from autodeploy.plan import Decision, Plan, recipe_decisions
 from autodeploy.planning import (
     Estimate,
@@ -29,7 +30,8 @@ from autodeploy.planning import (
     fastest_scheme,
     look_ahead,
     look_at_weights,
-    plan_settings,
+    plan_batch,
+    plan_steps,
     plan_tuning,
     refuse_recipe,
     refuse_scheme,
@@ -81,11 +83,17 @@ class Job:
         """Let the cost model choose settings, for a GPU; the figures of CPUs are too round for it."""
         if self.choice.gpu.is_cpu or not isinstance(self.estimate, Estimate):
             return
-        workload = self._options["workload"]
-        planned = plan_settings(self.estimate, self.recipe.aims, workload)
+        workload, aims = self._options["workload"], self.recipe.aims
+        planned = plan_batch(self.estimate, aims, workload)
+        if planned:  # the user's own batch lies over it, and the rest follows from that
+            batch_size = self._resolve_with(planned).runtime.max_batch_size
+            planned += plan_steps(self.estimate, aims, workload, batch_size)
+        planned += (plan_tuning(self._resolve_with(planned).runtime, workload),)
+        self.recipe = self._resolve_with(planned)
+
+    def _resolve_with(self, planned: tuple[Choice, ...]) -> Recipe:
         self._options["planned"] = planned
-        self._options["planned"] = (*planned, plan_tuning(self.resolve({}).runtime, workload))
-        self.recipe = self.resolve({})
+        return self.resolve({})
 
     def _take_fastest(self) -> Fastest:
         """Quantize to what is predicted to be fastest under the settings so far, and plan again."""

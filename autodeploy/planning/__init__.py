@@ -4,7 +4,7 @@ from autodeploy.aims import Aims
 from autodeploy.planning.estimate import Estimate, estimate_model
 from autodeploy.planning.formats import Fastest, fastest_scheme, refuse_recipe, refuse_scheme
 from autodeploy.planning.outlook import Outlook, look_ahead, look_at_weights
-from autodeploy.planning.settings import plan_settings, plan_tuning
+from autodeploy.planning.settings import plan_batch, plan_steps, plan_tuning
 
 __all__ = [
     "Aims",
@@ -15,7 +15,8 @@ __all__ = [
     "fastest_scheme",
     "look_ahead",
     "look_at_weights",
-    "plan_settings",
+    "plan_batch",
+    "plan_steps",
     "plan_tuning",
     "refuse_recipe",
     "refuse_scheme",

@@ -31,25 +31,47 @@ class Alternative:
 
 def too_large(estimate: Estimate, fit: Fit) -> tuple[Alternative, ...]:
     """What a model that does not fit would need: other formats of its weights, or more devices."""
-    need = f"its weights take {fit.weights / 1e9:.1f} GB, and {fit.capacity / 1e9:.0f} GB are there"
+    need = (
+        f"its weights take {fit.weights / 1e9:.1f} GB{_of_experts(estimate)}, and {fit.capacity / 1e9:.0f} GB are there"
+    )
     count = fit.num_devices
     more = f"the weights alone need {count} such devices" if count > 1 else "the weights fit, and nothing beside them"
     return (Alternative(f"one {estimate.gpu.name}", False, f"{need}; {more}"), *_smaller(estimate, fit))
 
 
+def _of_experts(estimate: Estimate) -> str:
+    size = estimate.expert_bytes()
+    return f", of which {size / 1e9:.1f} are of experts, which --quantize leaves as they are," if size else ""
+
+
 def _smaller(estimate: Estimate, fit: Fit) -> Iterator[Alternative]:
+    if _is_narrow(estimate):
+        return
     for one in OFFERED:
         reason = why_not(estimate.gpu, one)
-        weights = fit.weights - saved_bytes(estimate, one)
-        fits = replace(fit, weights=weights).fits
-        verdict = f"the weights would take {weights / 1e9:.1f} GB{'' if fits else ', which is still too much'}"
-        yield Alternative(f"--quantize {one}", reason is None and fits, reason or verdict)
+        smaller = replace(fit, weights=fit.weights - saved_bytes(estimate, one))
+        verdict = f"the weights would take {smaller.weights / 1e9:.1f} GB{_still_lacks(smaller)}"
+        yield Alternative(f"--quantize {one}", reason is None and smaller.fits, reason or verdict)
+
+
+def _still_lacks(fit: Fit) -> str:
+    if fit.fits:
+        return ""
+    return (
+        f", for which {fit.num_devices} such devices are needed" if fit.num_devices > 1 else ", and nothing beside them"
+    )
+
+
+def _is_narrow(estimate: Estimate) -> bool:
+    """Whether projections are quantized already."""
+    return any(one.is_narrow for one in estimate.model.works(StepShape(1, 1, 1)))
 
 
 def reject(estimate: Estimate, settings: RuntimeSettings, context: int) -> tuple[Alternative, ...]:
     """Everything that was not chosen for a model that fits."""
     return (
         *_formats(estimate, settings, context),
+        *_caches(estimate, settings),
         *_dtypes(estimate, context),
         *_sizes(estimate, settings, context),
         *_launches(estimate, settings, context),
@@ -58,12 +80,26 @@ def reject(estimate: Estimate, settings: RuntimeSettings, context: int) -> tuple
 
 def _formats(estimate: Estimate, settings: RuntimeSettings, context: int) -> Iterator[Alternative]:
     sizes = sorted({1, min(settings.max_batch_size, 64)})
-    if estimate.gpu.is_cpu or any(one.is_narrow for one in estimate.model.works(StepShape(1, 1, context))):
+    if estimate.gpu.is_cpu or _is_narrow(estimate):
         return
     for one in OFFERED:
         reason = why_not(estimate.gpu, one)
         gain = _gain(estimate, one, sizes, context) if reason is None else ""
         yield Alternative(f"--quantize {one}", reason is None, reason or gain)
+
+
+def _caches(estimate: Estimate, settings: RuntimeSettings) -> Iterator[Alternative]:
+    caches = estimate.model.spec.caches
+    if estimate.gpu.is_cpu or not caches or any(one.dtype.itemsize == 1 for one in caches):
+        return
+    reason = why_not(estimate.gpu, "fp8_weights")
+    fit = estimate.fit(settings.max_batch_size, settings.max_num_tokens)
+    narrow = replace(fit, cache_per_token=fit.cache_per_token / estimate.dtype.itemsize)
+    room = (
+        f"the cache would hold {narrow.cache_tokens:,} tokens in place of {fit.cache_tokens:,};"
+        " it changes the numbers, so it is done only when asked for"
+    )
+    yield Alternative("--kv-cache fp8", reason is None, reason or room)
 
 
 def _gain(estimate: Estimate, scheme: str, sizes: Iterable[int], context: int) -> str:
@@ -103,7 +139,7 @@ def _sizes(estimate: Estimate, settings: RuntimeSettings, context: int) -> Itera
         yield Alternative(
             f"--max-tokens {2 * tokens}",
             longer.fits,
-            f"a prompt of {4 * tokens:,} would take {1e3 * then:.0f} ms in place of {1e3 * now:.0f},"
+            f"a prompt of {4 * tokens:,} would take {1e3 * then:,.0f} ms in place of {1e3 * now:,.0f},"
             f" others' tokens would wait twice as long, and the cache would hold {lost:,} tokens less",
         )
 

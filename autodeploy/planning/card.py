@@ -8,11 +8,9 @@ from typing import Any
 
 from torch.fx import Node
 
-from autodeploy.cost import Counted, StepShape, attends
+from autodeploy.cost import Counted, attends
 from autodeploy.graph.nodes import arguments, value
 from autodeploy.planning.estimate import Estimate
-
-ONE_TOKEN = StepShape(1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,8 @@ def plain_card(model_type: str, counted: Counted) -> ModelCard:
 
 def _active_parameters(estimate: Estimate) -> int:
     """One token reads of the experts what it chooses."""
-    experts = [one for one in estimate.model.works(ONE_TOKEN) if one.kind == "experts"]
-    crowd = [one for one in estimate.model.works(StepShape(1, 4096, 4096)) if one.kind == "experts"]
-    read = sum(sum(one.weight_bytes.values()) * one.times for one in experts)
-    whole = sum(sum(one.weight_bytes.values()) * one.times for one in crowd)
-    return estimate.counted.num_parameters - int((whole - read) / estimate.dtype.itemsize)
+    others = estimate.expert_bytes() - estimate.expert_bytes(num_tokens=1)
+    return estimate.counted.num_parameters - int(others / estimate.dtype.itemsize)
 
 
 def _attention(estimate: Estimate) -> str:

@@ -34,6 +34,8 @@ from autodeploy.prepare import prepare
 from autodeploy.quantization import Rule
 from autodeploy.weights.source import RandomSource
 
+CROWD = 4096
+"""Tokens of a step that meets every expert."""
 MARKS = "mark_precision"
 """The pass that settles what each projection gets."""
 
@@ -72,6 +74,11 @@ class Estimate:
     def weight_bytes(self) -> float:
         """All weights, as the program holds them."""
         return self.model.weight_bytes()
+
+    def expert_bytes(self, num_tokens: int = CROWD) -> float:
+        """Weights of experts that a step of so many tokens reads, which is all of them if nothing else is said."""
+        works = self.model.works(StepShape(1, num_tokens, num_tokens))
+        return sum(sum(one.weight_bytes.values()) * one.times for one in works if one.kind == "experts")
 
     def fit(self, max_batch_size: int, max_num_tokens: int) -> Fit:
         """How the memory is shared out under these settings."""

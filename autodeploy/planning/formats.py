@@ -21,7 +21,6 @@ OFFERED = ("fp8", "int8", "int4", "nvfp4")
 LEAST_GAIN = 0.05
 """Of a step's time, for which `fastest` rounds weights at all."""
 
-CROWD = 4096  # tokens of a step that meets every expert
 SCALE_BITS = 16
 ARITHMETIC = {"fp8": "float8_e4m3fn", "int8": "int8"}
 
@@ -100,22 +99,22 @@ def fastest_scheme(estimate: Estimate, aims: Aims, batch_size: int, num_tokens: 
     best = min(times, key=lambda one: times[one])
     if times[best] > (1 - LEAST_GAIN) * times["none"]:
         best = "none"
-    others = ", ".join(f"{name} {1e6 * time:.1f}" for name, time in times.items() if name != best)
+    others = ", ".join(f"{name} {1e6 * time:,.1f}" for name, time in times.items() if name != best)
     prompts = f" and {aims.prompt_tokens:g} of prompts" if aims.prompt_tokens else ""
     return Fastest(
-        best, f"a new token of {batch_size} at once{prompts} would take {1e6 * times[best]:.1f} us; in {others}"
+        best, f"a new token of {batch_size} at once{prompts} would take {1e6 * times[best]:,.1f} us; in {others}"
     )
 
 
 def in_scheme(estimate: Estimate, shape: StepShape, name: str) -> Step:
-    """The step if every projection but the head were quantized so."""
+    """The step if every projection but the head and those of experts were quantized so."""
     works = [_requantized(one, SCHEMES[name]) for one in estimate.model.works(shape)]
     return estimate.pace.step(works, shape.num_requests)
 
 
 def saved_bytes(estimate: Estimate, name: str) -> float:
     """What the weights of a model would lose."""
-    works = filter(_is_quantizable, estimate.model.works(StepShape(1, CROWD, CROWD)))
+    works = filter(_is_quantizable, estimate.model.works(StepShape(1, 1, 1)))
     return sum(sum(one.weight_bytes.values()) * one.times for one in works) * (1 - _bits(SCHEMES[name]) / 16)
 
 
@@ -142,6 +141,6 @@ def _requantized(work: Work, scheme: Scheme) -> Work:
 
 
 def _is_quantizable(work: Work) -> bool:
-    """A projection of a layer, in 16 bits: the head stays as it is, whose rounding every token would show."""
+    """A projection of a layer, in 16 bits: no scheme is for experts, and each token would show the head's rounding."""
     head = work.module is not None and "head" in work.module.rpartition(".")[2]
-    return work.kind in ("matmul", "experts") and not work.is_narrow and not head
+    return work.kind == "matmul" and not work.is_narrow and not head

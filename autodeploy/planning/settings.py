@@ -25,21 +25,24 @@ class Chosen:
     reason: str
 
 
-def plan_settings(estimate: Estimate, aims: Aims, workload: str) -> tuple[Choice, ...]:
-    """The runtime's settings for a model that fits on a device; none for one that does not, or for the CPU.
+def plan_batch(estimate: Estimate, aims: Aims, workload: str) -> tuple[Choice, ...]:
+    """How many requests run at once; nothing for a model that does not fit on the device, or for the CPU.
 
     The CPU's figures are round, so its recipe says what has been found to serve.
     """
     if estimate.gpu.is_cpu or not estimate.fit(1, LEAST_TOKENS).fits:
         return ()
-    batch = choose_batch(estimate, aims)
-    tokens = choose_chunk(estimate, aims, batch.value)
-    sizes = choose_sizes(estimate, aims, batch.value)
-    chosen = {"max_batch_size": batch, "max_num_tokens": tokens, "graph_batch_sizes": sizes}
-    return tuple(
-        Choice(f"runtime.{key}", one.value, Origin(COST_MODEL, f"workload {workload}", one.reason))
-        for key, one in chosen.items()
-    )
+    return (_choice("max_batch_size", choose_batch(estimate, aims), workload),)
+
+
+def plan_steps(estimate: Estimate, aims: Aims, workload: str, batch_size: int) -> tuple[Choice, ...]:
+    """The rest of what `plan_batch` begins: the steps of so many requests as the batch has come to be."""
+    tokens, sizes = choose_chunk(estimate, aims, batch_size), choose_sizes(estimate, aims, batch_size)
+    return (_choice("max_num_tokens", tokens, workload), _choice("graph_batch_sizes", sizes, workload))
+
+
+def _choice(key: str, one: Chosen, workload: str) -> Choice:
+    return Choice(f"runtime.{key}", one.value, Origin(COST_MODEL, f"workload {workload}", one.reason))
 
 
 def plan_tuning(settings: RuntimeSettings, workload: str) -> Choice:

@@ -71,6 +71,7 @@ def test_what_is_asked_for_wins_over_the_cost_model(model: str) -> None:
     (origin,) = {one.origin.layer for one in found.choices if one.key == "runtime.max_batch_size"}
     assert (value(found, "max_batch_size"), origin) == (7, "--set")
     assert {one.origin.layer for one in found.choices if one.key == "runtime.max_num_tokens"} == {COST_MODEL}
+    assert value(found, "graph_batch_sizes") == (1, 2, 4, 7)  # of the batch that was asked for
 
 
 def test_an_aim_can_be_changed(model: str) -> None:
