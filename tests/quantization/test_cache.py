@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import autodeploy as ad
 from autodeploy.errors import RecipeError
+from autodeploy.runtime.memory import resolve_num_pages
+from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.testing.families import VOCAB_SIZE, tiny_model
 from autodeploy.weights import MemorySource
 from autodeploy.weights.checkpoint import cache_scales
@@ -40,6 +43,20 @@ def test_fp8_needs_no_scales_and_half_of_16_bits(plain: Tensor) -> None:
     assert {page.dtype for page in program.new_cache(3, 4)} == {torch.float8_e4m3fn}
     assert program.page_bytes(4) * 4 == built("auto").program.page_bytes(4)  # the model is in float32
     assert 1e-4 < error(replay(program, TOKEN_IDS, STEPS), plain) < 0.1
+
+
+def test_fp8_holds_twice_the_tokens_of_bf16_in_the_same_memory() -> None:
+    traced = ad.trace(config_of("llama"), dtype="bf16")
+    settings = RuntimeSettings(page_size=16, cache_bytes=1 << 20)
+    tokens = {}
+    for cached in ("auto", "fp8"):
+        program = ad.optimize(traced, gpu="cpu", set={FORMAT: cached, "passes.tune_kernels": False}).program
+        num_pages = resolve_num_pages(program, settings, program.max_model_len)
+        taken = sum(one.nbytes for one in program.new_cache(num_pages, settings.page_size))
+        assert settings.cache_bytes is not None
+        assert 0.99 * settings.cache_bytes < taken <= settings.cache_bytes
+        tokens[cached] = num_pages * settings.page_size
+    assert tokens["fp8"] == 2 * tokens["auto"]
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (2,)])
