@@ -1,0 +1,22 @@
+"""What makes the tests quick on a few cores: one thread for each worker, and less work for the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import pytest
+
+# Tiny tensors gain nothing from threads, and the threads of two workers wait for each other. torch reads this when it
+# is imported, and so does what the tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+gc.disable()  # what imports allocate stays
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Hide what is imported from the collector, which would walk it all again with every few builds."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
