@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,11 @@ from torch.fx import GraphModule
 
 from autodeploy.export import trace_module
 from autodeploy.graph.attributes import set_attribute
+from autodeploy.kernels import KernelTable
 from autodeploy.passes.clean_graph import CleanGraph
-from autodeploy.pipeline import Context, Pass, Stage
-from autodeploy.weights import WeightPlan
+from autodeploy.pipeline import Context, Pass, PassReport, Stage, run_passes
+from autodeploy.prepare import prepare
+from autodeploy.weights import MemorySource, WeightPlan
 
 
 def trace(module: nn.Module, *inputs: Tensor, tokens: int = 1) -> GraphModule:
@@ -29,6 +32,25 @@ def clean(graph_module: GraphModule) -> GraphModule:
     graph_module.graph.eliminate_dead_code()
     graph_module.recompile()
     return graph_module
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A module's graph after passes, which reads the weights that they gave it."""
+
+    graph_module: GraphModule
+    reports: list[PassReport]
+    context: Context
+
+
+def run(passes: Sequence[Pass], module: nn.Module, *inputs: Tensor, dim: int | None = None) -> Passed:
+    """Run `passes` over the graph of a module; dimension `dim` of every input is dynamic."""
+    traced = trace_module(module, *inputs, dynamic=None if dim is None else [{dim: "T"} for _ in inputs])
+    gm, ctx = prepare(traced, MemorySource({}), torch.device("cpu"), KernelTable([]))
+    reports = run_passes(gm, passes, ctx)
+    for name, tensor in ctx.weights.read(MemorySource({})).items():
+        set_attribute(gm, name, tensor)
+    return Passed(gm, reports, ctx)
 
 
 def context(fuel: int | None = None) -> Context:

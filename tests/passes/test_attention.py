@@ -13,8 +13,6 @@ from torch.fx import Node
 from torch.nn import functional
 
 from autodeploy.errors import UnsupportedError
-from autodeploy.export import trace_module
-from autodeploy.graph.attributes import set_attribute
 from autodeploy.graph.nodes import arguments, calls_of
 from autodeploy.passes.canonicalize_attention import CanonicalizeAttention
 from autodeploy.passes.canonicalize_heads import CanonicalizeHeads
@@ -23,8 +21,8 @@ from autodeploy.passes.clean_graph import CleanGraph
 from autodeploy.passes.functionalize import Functionalize
 from autodeploy.passes.name_masks import NameMasks
 from autodeploy.passes.page_attention import PageAttention
-from autodeploy.pipeline import Context, run_passes
-from autodeploy.weights import MemorySource, WeightPlan
+from autodeploy.weights import MemorySource
+from tests.graphs import run
 
 HEADS, KV_HEADS, WIDTH, LONGEST = 4, 2, 8, 64
 PASSES = (
@@ -207,21 +205,15 @@ class Subject:
     def __init__(self, attend: Attend, kv_heads: int = HEADS) -> None:
         torch.manual_seed(0)
         self.layer = Layer(attend, kv_heads)
-        traced = trace_module(self.layer, torch.randn(1, 6, 16), dynamic=[{1: "T"}])
-        self.graph_module, weights = traced.graph_module, WeightPlan()
-        for name, tensor in traced.constants.items():
-            weights.add_constant(name, tensor)
-        weights.prune(self.graph_module)
-        self.context = Context(traced.config, weights, torch.device("cpu"))
-        self.misses = [miss for report in run_passes(self.graph_module, PASSES, self.context) for miss in report.misses]
+        passed = run(PASSES, self.layer, torch.randn(1, 6, 16), dim=1)
+        self.graph_module, self.context = passed.graph_module, passed.context
+        self.misses = [miss for report in passed.reports for miss in report.misses]
 
     @property
     def attentions(self) -> list[Node]:
         return calls_of(self.graph_module.graph, torch.ops.autodeploy.attention.default)
 
     def error(self, num_tokens: int) -> float:
-        for name, tensor in self.context.weights.read(MemorySource({})).items():
-            set_attribute(self.graph_module, name, tensor)
         x = torch.randn(1, num_tokens, 16)
         with torch.no_grad():
             out, expected = self.graph_module(x), self.layer(x)

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from autodeploy.export import trace_module
-from autodeploy.graph.attributes import set_attribute
 from autodeploy.passes.canonicalize_convolutions import CanonicalizeConvolutions
 from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
 from autodeploy.passes.canonicalize_mlps import CanonicalizeMlps
@@ -18,9 +16,8 @@ from autodeploy.passes.clean_graph import CleanGraph
 from autodeploy.passes.fold_batch_norm import FoldBatchNorm
 from autodeploy.passes.functionalize import Functionalize
 from autodeploy.passes.fuse_convolution_activation import FuseConvolutionActivation
-from autodeploy.pipeline import Context, PassReport, run_passes
-from autodeploy.weights import MemorySource, WeightPlan
-from tests.graphs import targets
+from autodeploy.pipeline import PassReport
+from tests.graphs import run, targets
 
 PASSES = (
     Functionalize(),
@@ -66,16 +63,8 @@ def randomized(module: nn.Module) -> nn.Module:
 
 
 def optimized(module: nn.Module, x: Tensor) -> tuple[GraphModule, list[PassReport]]:
-    traced = trace_module(module, x, dynamic=[{0: "B"}])
-    weights = WeightPlan()
-    for name, tensor in traced.constants.items():
-        weights.add_constant(name, tensor)
-    weights.prune(traced.graph_module)
-    ctx = Context(traced.config, weights, torch.device("cpu"))
-    reports = run_passes(traced.graph_module, PASSES, ctx)
-    for name, tensor in ctx.weights.read(MemorySource({})).items():
-        set_attribute(traced.graph_module, name, tensor)
-    return traced.graph_module, reports
+    passed = run(PASSES, module, x, dim=0)
+    return passed.graph_module, passed.reports
 
 
 def error(gm: GraphModule, module: nn.Module, x: Tensor) -> float:

@@ -7,14 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from autodeploy.export import trace_module
-from autodeploy.graph.attributes import set_attribute
 from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
 from autodeploy.passes.canonicalize_matmuls import CanonicalizeMatmuls
 from autodeploy.passes.clean_graph import CleanGraph
-from autodeploy.pipeline import Context, run_passes
 from autodeploy.testing import op_counts, relative_error
-from autodeploy.weights import Constant, Expression, MemorySource, Permute, Reshape, WeightPlan
+from autodeploy.weights import Constant, Expression, Permute, Reshape, WeightPlan
+from tests.graphs import run
 
 PASSES = (CleanGraph(), CanonicalizeLinears(), CanonicalizeMatmuls(), CleanGraph())
 BATCH, WIDTH, HEADS, HEAD_DIM, OUT = 2, 12, 3, 4, 5
@@ -53,14 +51,8 @@ class Product(nn.Module):
 
 def rewritten(module: nn.Module, x: Tensor) -> tuple[GraphModule, WeightPlan]:
     """The graph with its weights, and their plan."""
-    traced = trace_module(module, x, dynamic=[{1: "T"}])
-    weights = WeightPlan({name: Constant(name, tensor) for name, tensor in traced.constants.items()})
-    weights.prune(traced.graph_module)
-    context = Context(traced.config, weights, torch.device("cpu"))
-    run_passes(traced.graph_module, PASSES, context)
-    for name, tensor in context.weights.read(MemorySource({})).items():
-        set_attribute(traced.graph_module, name, tensor)
-    return traced.graph_module, context.weights
+    passed = run(PASSES, module, x, dim=1)
+    return passed.graph_module, passed.context.weights
 
 
 def error(gm: GraphModule, module: nn.Module, *shape: int) -> float:

@@ -10,17 +10,15 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional
 
-from autodeploy.export import trace_module
-from autodeploy.graph.attributes import set_attribute
 from autodeploy.passes.canonicalize_experts import CanonicalizeExperts
 from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
 from autodeploy.passes.canonicalize_matmuls import CanonicalizeMatmuls
 from autodeploy.passes.canonicalize_mlps import CanonicalizeMlps
 from autodeploy.passes.clean_graph import CleanGraph
 from autodeploy.passes.functionalize import Functionalize
-from autodeploy.pipeline import Context, PassReport, run_passes
-from autodeploy.weights import MemorySource, Stack, WeightPlan
-from tests.graphs import targets
+from autodeploy.pipeline import PassReport
+from autodeploy.weights import Stack, WeightPlan
+from tests.graphs import run, targets
 
 PASSES = (
     Functionalize(),
@@ -148,16 +146,8 @@ class AllOfThem(Mixture):
 
 
 def optimized(module: nn.Module, x: Tensor) -> tuple[GraphModule, list[PassReport], WeightPlan]:
-    traced = trace_module(module, x, dynamic=[{1: "T"}])
-    weights = WeightPlan()
-    for name, tensor in traced.constants.items():
-        weights.add_constant(name, tensor)
-    weights.prune(traced.graph_module)
-    ctx = Context(traced.config, weights, torch.device("cpu"))
-    reports = run_passes(traced.graph_module, PASSES, ctx)
-    for name, tensor in ctx.weights.read(MemorySource({})).items():
-        set_attribute(traced.graph_module, name, tensor)
-    return traced.graph_module, reports, weights
+    passed = run(PASSES, module, x, dim=1)
+    return passed.graph_module, passed.reports, passed.context.weights
 
 
 def error(gm: GraphModule, module: nn.Module, x: Tensor) -> float:

@@ -7,13 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from autodeploy.export import trace_module
-from autodeploy.graph.attributes import set_attribute
 from autodeploy.passes.clean_graph import CleanGraph
 from autodeploy.passes.fold_constants import FoldConstants
-from autodeploy.pipeline import Context, run_passes
-from autodeploy.weights import MemorySource, WeightPlan
-from tests.graphs import targets
+from autodeploy.pipeline import Context
+from tests.graphs import run, targets
 
 
 class Angles(nn.Module):
@@ -33,16 +30,8 @@ class Angles(nn.Module):
 
 
 def folded(module: nn.Module, x: Tensor, **options: int) -> tuple[GraphModule, Context]:
-    traced = trace_module(module, x, dynamic=[{1: "T"}])
-    weights = WeightPlan()
-    for name, tensor in traced.constants.items():
-        weights.add_constant(name, tensor)
-    weights.prune(traced.graph_module)
-    ctx = Context(traced.config, weights, torch.device("cpu"))
-    run_passes(traced.graph_module, [CleanGraph(), FoldConstants(**options)], ctx)
-    for name, tensor in ctx.weights.read(MemorySource({})).items():
-        set_attribute(traced.graph_module, name, tensor)
-    return traced.graph_module, ctx
+    passed = run([CleanGraph(), FoldConstants(**options)], module, x, dim=1)
+    return passed.graph_module, passed.context
 
 
 def test_tables_and_masks_become_constants() -> None:

@@ -10,15 +10,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional
 
-from autodeploy.export import trace_module
-from autodeploy.graph.attributes import set_attribute
 from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
 from autodeploy.passes.canonicalize_norms import CanonicalizeNorms
 from autodeploy.passes.clean_graph import CleanGraph
 from autodeploy.passes.fuse_residual_norm import FuseResidualNorm
-from autodeploy.pipeline import Context, PassReport, run_passes
-from autodeploy.weights import MemorySource, WeightPlan
-from tests.graphs import targets
+from autodeploy.pipeline import PassReport
+from tests.graphs import run, targets
 
 PASSES = (CleanGraph(), CanonicalizeLinears(), CanonicalizeNorms(), FuseResidualNorm())
 WIDTH = 8
@@ -48,18 +45,10 @@ class Rows(nn.Module):
 def optimized(function: Function) -> tuple[GraphModule, dict[str, PassReport]]:
     """The graph after `PASSES`, which was held to compute what the function does."""
     module, inputs = Rows(function).eval(), (torch.randn(1, 5, WIDTH), torch.randn(1, 5, WIDTH))
-    traced = trace_module(module, *inputs)
-    weights = WeightPlan()
-    for name, tensor in traced.constants.items():
-        weights.add_constant(name, tensor)
-    weights.prune(traced.graph_module)
-    ctx = Context(traced.config, weights, torch.device("cpu"))
-    reports = run_passes(traced.graph_module, PASSES, ctx)
-    for name, tensor in ctx.weights.read(MemorySource({})).items():
-        set_attribute(traced.graph_module, name, tensor)
+    passed = run(PASSES, module, *inputs)
     fresh = [torch.randn_like(one) for one in inputs]
-    torch.testing.assert_close(traced.graph_module(*fresh), module(*fresh), rtol=1e-5, atol=1e-5)
-    return traced.graph_module, {report.name: report for report in reports}
+    torch.testing.assert_close(passed.graph_module(*fresh), module(*fresh), rtol=1e-5, atol=1e-5)
+    return passed.graph_module, {report.name: report for report in passed.reports}
 
 
 def normed_and_summed(w: Rows, x: Tensor, residual: Tensor) -> Tensor:
