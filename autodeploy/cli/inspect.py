@@ -57,6 +57,8 @@ def inspect(
     """Show a graph as a tree of modules and layers, its operators, and what each pass did; reads no weights."""
     if sum(one is not None for one in (changed_by, layer, op)) > 1:
         raise InputError("--pass, --layer and --op show one thing each; give one of them")
+    if html is not None and not html.parent.is_dir():
+        raise InputError(f"--html {html}: there is no folder {html.parent}")
     options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, None, None)
     with RichProgress(output.err()) as progress:
         found = seam.inspect(model, **options.keywords(), progress=progress)
@@ -92,8 +94,6 @@ def _show(console: Console, found: Inspected, diff: GraphDiff | None, layer: int
 def _save(path: Path, found: Inspected, diff: GraphDiff | None) -> None:
     from autodeploy.inspect import view, view_diff
 
-    if not path.parent.is_dir():
-        raise InputError(f"--html {path}: there is no folder {path.parent}")
     (view(found.subject) if diff is None else view_diff(diff)).save(path)
     output.err().print(f"wrote {path}", markup=False, soft_wrap=True)
 

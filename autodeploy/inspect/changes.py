@@ -20,7 +20,7 @@ def show_diff(diff: GraphDiff) -> RenderableType:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")  # which keeps the rest of a long line clear of the marks
     for times, lines in diff.regions:
-        grid.add_row("", Text(f"{times} times" if times > 1 else "once", "dim"))
+        grid.add_row(Text("@", "cyan"), Text(f"{times} times" if times > 1 else "once", "cyan"))
         for line in lines:
             style = _STYLES.get(line[:1], "")
             grid.add_row(Text(line[:1], style), Text(line[2:], style))

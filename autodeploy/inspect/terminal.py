@@ -17,6 +17,7 @@ from autodeploy.inspect.figures import bytes_text, flops_text, seconds_text, sha
 from autodeploy.inspect.kinds import Kind
 from autodeploy.inspect.model import INPUTS, GraphView, Group, Operation
 from autodeploy.inspect.notes import cost_of, operation_note, summary
+from autodeploy.inspect.subject import DECODE
 from autodeploy.inspect.tables import KIND_STYLES, add_numbers, plain_table
 
 _CLOSE = 0.7  # nodes are too many to list, and so are named only when one is meant
@@ -48,7 +49,8 @@ def show_summary(view: GraphView, width: int) -> Table:
     sums = _sums(view.operations())
     timed, costed = any(one.seconds for one in sums), any(one.num_bytes for one in sums)
     whole = sum(one.seconds for one in sums)
-    table = plain_table("Operators")
+    step = f", in a decode step of {DECODE.num_requests} x {DECODE.context:,} tokens" if timed else ""
+    table = plain_table(f"Operators{step}")
     table.add_column("operator", no_wrap=True)
     add_numbers(table, "calls", "weights")
     add_numbers(table, *(("moves", "computes") if costed and width >= _WIDE else ()))

@@ -43,7 +43,8 @@ def test_the_tree_has_repeated_layers_once(width: int) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_summary_counts_the_calls_of_all_layers(width: int) -> None:
-    heading, *lines = printed(show_summary(view(), width), width).splitlines()[1:]
+    title, heading, *lines = printed(show_summary(view(), width), width).splitlines()
+    assert title.rstrip() == "Operators, in a decode step of 1 x 1,024 tokens"
     assert heading.split()[:3] == ["operator", "calls", "weights"]
     assert ("moves" in heading) == (width > 110)
     rows = {line.split()[0]: line.split()[1:] for line in lines}
@@ -68,10 +69,10 @@ def test_the_calls_of_a_layer_are_named_as_they_are_in_it(width: int) -> None:
 def test_the_diff_tells_of_layers_once_and_keeps_its_marks_clear(width: int) -> None:
     diff = optimized().diff(index_of("page_attention"))
     text = printed(show_diff(diff), width)
-    assert "2 times" in text
+    assert "@ 2 times" in text
     assert "+ key_pages_0" in text
     assert "and 2 more of its kind" in text
-    assert {line[:2] for line in text.splitlines()[1:]} == {"+ ", "- ", "  "}
+    assert {line[:2] for line in text.splitlines()[1:]} == {"@ ", "+ ", "- ", "  "}
     assert printed(show_diff(optimized().diff(0)), width) == "0: functionalize: nothing changed\n"
 
 
