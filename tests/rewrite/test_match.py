@@ -1,34 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
 from autodeploy.rewrite import AnyOf, Call, Expr, Match, Maybe, Miss, Rule, Var, apply_rules, cast, match_rule, rewrite
-from tests.graphs import clean, targets, trace
+from tests.graphs import targets
+from tests.rewrite.graphs import Function, graph_of
 
 aten = torch.ops.aten
-Function = Callable[..., Tensor]
 RELU = "aten.relu.default"
-
-
-class Of(nn.Module):
-    """A module that computes a function of its inputs and of one weight."""
-
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        self.function = function
-        self.weight = nn.Parameter(torch.randn(4))
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.function(x, y, self.weight)
-
-
-def graph_of(function: Function) -> GraphModule:
-    return clean(trace(Of(function), torch.randn(1, 6, 4), torch.randn(1, 6, 4)))
 
 
 def relu(x: Expr) -> Expr:
@@ -281,7 +263,7 @@ def test_a_guard_that_always_declines_is_the_reason_of_the_miss() -> None:
 
     found = miss(never, lambda x, y, w: (x + y) * 2.0)
     assert (found.root, found.node, found.reason) == ("mul", "mul", "never")
-    assert str(found).startswith("never at mul: stopped at mul: never (test_match.py:")
+    assert str(found).startswith("never at mul: stopped at mul: never (graphs.py:")
     assert found.source.endswith(" `return self.function(x, y, self.weight)`")
 
 
