@@ -21,9 +21,10 @@ BYTES_BAR = "huggingface_hub.snapshot_download"
 def download(repo_id: str, revision: str | None, *, weights: bool = True, progress: Progress | None = None) -> Path:
     """Download a model or an artifact (whatever of it is not cached) and give its folder, which its commit names.
 
-    What a download that was broken off has left is taken up again, and files come in parallel. `HF_HOME`, `HF_TOKEN`,
-    `HF_ENDPOINT` and `HF_HUB_OFFLINE` work as they do everywhere. Raises ModelError for a model that does not exist,
-    needs a licence to be accepted, cannot be reached, or is not in safetensors; InputError when the disk is too small.
+    A connection that breaks is taken up where it broke, files that an earlier download has left whole are kept, and
+    several come in parallel. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` work as they do everywhere.
+    Raises ModelError for a model that does not exist, needs a licence to be accepted, cannot be reached, or is not in
+    safetensors; InputError when the disk is too small.
     """
     from huggingface_hub import constants, snapshot_download
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Barrier, Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -26,6 +26,10 @@ class FakeHub:
     gated: set[str] = field(default_factory=set)
     token: str = "hf_right"
     broken: bool = False
+    cut: dict[str, int] = field(default_factory=dict)
+    """Files after so many bytes of which the connection breaks, once."""
+    meeting: Barrier | None = None
+    """Where requests for weights wait for each other."""
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -117,18 +121,29 @@ def handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 self.send(403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"})
                 return
             content = hub.files[repo][commit][name]
-            self.send(200, content, {"X-Repo-Commit": commit, "ETag": f'"{sha1(content).hexdigest()}"'})
+            headers = {"X-Repo-Commit": commit, "ETag": f'"{sha1(content).hexdigest()}"'}
+            if self.command == "GET" and hub.meeting is not None and name.endswith("safetensors"):
+                hub.meeting.wait(timeout=10)
+            if self.command == "GET" and name in hub.cut:
+                self.send(200, content, headers, sent=hub.cut.pop(name))
+            elif "Range" in self.headers:
+                start = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
+                hub.requests.append(f"{name} from {start}")
+                place = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                self.send(206, content[start:], {**headers, "Content-Range": place})
+            else:
+                self.send(200, content, headers)
 
         def json(self, value: object) -> None:
             self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-        def send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        def send(self, status: int, content: bytes, headers: dict[str, str], sent: int | None = None) -> None:
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(content)
+                self.wfile.write(content[:sent])
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             """Keep the tests' output clean."""

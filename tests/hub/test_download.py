@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
+from threading import Barrier
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,6 +102,55 @@ def test_a_disk_that_is_too_small(hub: Any, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InputError, match=r"0\.0 GB are to be downloaded, and .* has 0\.0 GB left"):
         resolve("org/tiny")
     assert not [path for path in hub.requests if path.endswith("safetensors") and hub.requests.count(path) > 1]
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # what it keeps at a time
+    weights = bytes(range(256)) * 100
+    hub.add("org/tiny", FILES | {"model.safetensors": weights})
+    hub.cut["model.safetensors"] = 10_000
+    assert (resolve("org/tiny").folder / "model.safetensors").read_bytes() == weights
+    assert "model.safetensors from 10000" in hub.requests
+
+
+def test_what_a_download_that_was_stopped_has_left_is_not_fetched_again(hub: Any) -> None:
+    parts = {f"model-{number}-of-3.safetensors": bytes([number]) * 9 for number in (1, 2, 3)}
+    hub.add("org/tiny", FILES | parts)
+    folder = resolve("org/tiny").folder
+    (folder / "model-2-of-3.safetensors").resolve().unlink()
+    (folder / "model-2-of-3.safetensors").unlink()
+    hub.requests.clear()
+    assert (resolve("org/tiny").folder / "model-2-of-3.safetensors").read_bytes() == bytes([2]) * 9
+    assert {path.rpartition("/")[2] for path in hub.requests if "/resolve/" in path} == {"model-2-of-3.safetensors"}
+
+
+def test_files_come_side_by_side(hub: Any) -> None:
+    hub.add("org/tiny", FILES | {f"model-{number}-of-2.safetensors": b"half" for number in (1, 2)})
+    hub.meeting = Barrier(3)  # each of the three waits for the others
+    assert len(list(resolve("org/tiny").folder.glob("*.safetensors"))) == 3
+
+
+def test_the_settings_of_the_environment_are_those_of_the_client(hub: Any, tmp_path: Path) -> None:
+    """A mirror, a token, a place for the cache, and then nothing but that."""
+    hub.add("org/gated", FILES)
+    hub.gated.add("org/gated")
+    told = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_right"}
+    command = "from autodeploy.hub import resolve; print(resolve('org/gated').folder)"
+
+    def folder_under(**variables: str) -> str:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        done = subprocess.run(
+            [sys.executable, "-c", command], env={**kept, **variables}, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    folder = folder_under(**told)
+    assert Path(folder).is_relative_to(tmp_path / "home/hub")
+    hub.requests.clear()
+    assert folder_under(HF_HOME=told["HF_HOME"], HF_HUB_OFFLINE="1") == folder
+    assert hub.requests == []
 
 
 def test_tells_how_many_bytes_have_come(hub: Any) -> None:
