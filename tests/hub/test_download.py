@@ -127,7 +127,7 @@ def test_what_a_download_that_was_stopped_has_left_is_not_fetched_again(hub: Any
 
 
 def test_files_come_side_by_side(hub: Any) -> None:
-    hub.add("org/tiny", FILES | {f"model-{number}-of-2.safetensors": b"half" for number in (1, 2)})
+    hub.add("org/tiny", FILES | {f"model-{number}-of-2.safetensors": bytes([number]) for number in (1, 2)})
     hub.meeting = Barrier(3)  # each of the three waits for the others
     assert len(list(resolve("org/tiny").folder.glob("*.safetensors"))) == 3
 
