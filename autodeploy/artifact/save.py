@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -71,32 +72,38 @@ def save(
         "history.json": list(history),
     }
     used = _used(weights, graphs)
-    plugins = {name: dist for gm in graphs.values() for name, dist in needed_plugins(gm.graph).items()}
+    manifest = Manifest(
+        name=name,
+        versions=versions(),
+        dtype=dtype,
+        devices=tuple(devices),
+        ties={alias: owner for alias, owner in used.owners().items() if alias != owner},
+        plugins={name: dist for gm in graphs.values() for name, dist in needed_plugins(gm.graph).items()},
+        details=dict(details or {}),
+        files={},
+    )
     try:
-        partial = Path(mkdtemp(prefix=f".{path.name}-", dir=_parent(path)))
-        try:
+        with _replacing(path) as partial:
             files = _write_documents(partial, documents)
             files |= _write_assets(partial, dict(assets or {}), taken=files)
             files |= write_weights(partial, used, source)
-            ties = {alias: owner for alias, owner in used.owners().items() if alias != owner}
-            manifest = Manifest(
-                name=name,
-                versions=versions(),
-                dtype=dtype,
-                devices=tuple(devices),
-                ties=ties,
-                plugins=plugins,
-                details=dict(details or {}),
-                files=files,
-            )
-            (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1))
-            partial.chmod(0o755)  # mkdtemp makes it private; the rename would keep that
-            _put(partial, path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            complete = manifest.model_copy(update={"files": files})
+            (partial / MANIFEST).write_text(complete.model_dump_json(indent=1))
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
     return Artifact(path, read_manifest(path))
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which takes its place at the end; gone when anything is raised."""
+    partial = Path(mkdtemp(prefix=f".{path.name}-", dir=_parent(path)))
+    try:
+        yield partial
+        partial.chmod(0o755)  # mkdtemp makes it private; the rename would keep that
+        _put(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_target(path: Path) -> None:
