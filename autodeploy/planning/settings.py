@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from autodeploy.aims import Aims
-from autodeploy.cost import Fit, StepShape
+from autodeploy.cost import StepShape
 from autodeploy.layers import COST_MODEL, Choice, Origin
 from autodeploy.planning.estimate import Estimate
 from autodeploy.runtime.settings import RuntimeSettings
 
-MOST_REQUESTS, LEAST_TOKENS, MOST_TOKENS = 1024, 64, 16384
+MOST_REQUESTS, LEAST_TOKENS, MOST_TOKENS = 1024, 64, 8192
 OWN_KERNELS = (1, 2, 4, 8)
 """Batch sizes that have kernels tuned for them: padding a smaller one to them is never free."""
 
@@ -37,8 +37,13 @@ def plan_batch(estimate: Estimate, aims: Aims, workload: str) -> tuple[Choice, .
 
 def plan_steps(estimate: Estimate, aims: Aims, workload: str, batch_size: int) -> tuple[Choice, ...]:
     """The rest of what `plan_batch` begins: the steps of so many requests as the batch has come to be."""
-    tokens, sizes = choose_chunk(estimate, aims, batch_size), choose_sizes(estimate, aims, batch_size)
-    return (_choice("max_num_tokens", tokens, workload), _choice("graph_batch_sizes", sizes, workload))
+    chunk = choose_chunk(estimate, aims, batch_size)
+    chosen = {
+        "max_num_tokens": choose_tokens(estimate, aims, batch_size, chunk.value),
+        "prefill_budget": chunk,
+        "graph_batch_sizes": choose_sizes(estimate, aims, batch_size),
+    }
+    return tuple(_choice(key, one, workload) for key, one in chosen.items())
 
 
 def _choice(key: str, one: Chosen, workload: str) -> Choice:
@@ -72,27 +77,36 @@ def choose_batch(estimate: Estimate, aims: Aims) -> Chosen:
 
 
 def choose_chunk(estimate: Estimate, aims: Aims, batch_size: int) -> Chosen:
-    """The token budget of a step, which bounds what a prompt adds to the time of everybody's next token."""
+    """The token budget of a step in which requests decode: what prompts add to the time of everybody's next token."""
     context = min(aims.context, estimate.model.spec.max_model_len)
     decode = estimate.decode_seconds(batch_size, context)
-    longest = estimate.model.spec.max_model_len
-
-    def seconds(tokens: int) -> float:
-        requests = max(1, tokens // context)  # more than one prompt may share a step
-        length = min(tokens // requests, longest)
-        return estimate.step(StepShape(requests, length, length)).seconds
 
     def limit(tokens: int) -> str | None:
-        step = seconds(tokens)
-        if not _has_room(estimate.fit(batch_size, tokens), batch_size, context):
-            return f"the activations of {tokens:,} would take the cache's memory"
+        step = _prompt_seconds(estimate, tokens, context)
         if step > aims.chunk_slowdown * decode:
             return f"{tokens:,} would take {_ms(step)}, {step / decode:.1f} times a decode step"
-        return _too_little(2 * seconds(tokens // 2), step, tokens, aims)
+        twice = 2 * _prompt_seconds(estimate, tokens // 2, context)
+        return _no_room(estimate, batch_size, tokens, context) or _too_little(twice, step, tokens, aims)
 
     tokens, reason = _largest(LEAST_TOKENS, MOST_TOKENS, limit)
     tokens = max(tokens, batch_size)  # each request that runs must get its token
-    return Chosen(tokens, f"a step with so much of prompts takes {_ms(seconds(tokens))}; {reason}")
+    step = _ms(_prompt_seconds(estimate, tokens, context))
+    return Chosen(tokens, f"a step with so much of prompts takes {step}; {reason}")
+
+
+def choose_tokens(estimate: Estimate, aims: Aims, batch_size: int, chunk: int) -> Chosen:
+    """The tokens of the largest step: where nobody decodes, cutting a prompt only makes it slower."""
+    context = min(aims.context, estimate.model.spec.max_model_len)
+    tokens, reason = _largest(chunk, MOST_TOKENS, lambda tokens: _no_room(estimate, batch_size, tokens, context))
+    step = _ms(_prompt_seconds(estimate, tokens, context))
+    return Chosen(tokens, f"where nobody decodes, so much of prompts takes {step} in one step; {reason}")
+
+
+def _prompt_seconds(estimate: Estimate, tokens: int, context: int) -> float:
+    """A step of prompts of `context` tokens, of which more than one may share it."""
+    requests = max(1, tokens // context)
+    length = min(tokens // requests, estimate.model.spec.max_model_len)
+    return estimate.step(StepShape(requests, length, length)).seconds
 
 
 def choose_sizes(estimate: Estimate, aims: Aims, batch_size: int) -> Chosen:
@@ -129,8 +143,10 @@ def _doublings(first: int, most: int) -> Iterator[int]:
         first *= 2
 
 
-def _has_room(fit: Fit, batch_size: int, context: int) -> bool:
-    return fit.max_batch(context) >= batch_size
+def _no_room(estimate: Estimate, batch_size: int, tokens: int, context: int) -> str | None:
+    """The reason against steps of so many tokens, when the cache would no longer hold the batch beside them."""
+    fits = estimate.fit(batch_size, tokens).max_batch(context) >= batch_size
+    return None if fits else f"the activations of {tokens:,} would take the cache's memory"
 
 
 def _too_little(twice: float, once: float, size: int, aims: Aims) -> str | None:

@@ -13,10 +13,10 @@ from autodeploy.runtime.draft import Draft
 from autodeploy.runtime.packing import PackedStep, StepSize
 from autodeploy.runtime.tables import Tables
 
-SMALL = (16, 32, 64, 128, 256, 512, 640, 768, 896, 1024)  # tokens; above that, a GPU takes longer than a host
+SMALL = (16, 32, 64, 128, 256, 512, 640, 768, 896, 1024)  # tokens
+MOST_CAPTURED = SMALL[-1]  # tokens; above that, a GPU takes longer than a host
 SMALL_REQUESTS = 256  # of these steps, at most
-WHOLE_REQUESTS = 8  # of the largest mixed step: programs for requests that are not there would cost what it gains
-MOST_PADDING = 64  # tokens of such a step: more would take as long as the gaps
+FEW_REQUESTS = 8  # of a step of long prompts
 MOST_NEW_PAGES = 1024  # of a step with chunks of prompts, which may have found thousands in the cache
 
 
@@ -65,25 +65,25 @@ def decode_buckets(max_batch_size: int, planned: Sequence[int] = ()) -> tuple[Bu
 def mixed_buckets(max_num_tokens: int) -> tuple[Bucket, ...]:
     """Steps with chunks of prompts that are captured: the small ones, which a GPU computes faster than a host launches.
 
-    The others keep the GPU busy for longer than their launch takes, and run as they are: all but the largest, which
-    long prompts are cut into, and whose kernels then follow each other without gaps.
+    The others keep the GPU busy for longer than their launch takes, and run as they are.
     """
-    sizes = sorted(one for one in {*SMALL, min(max_num_tokens, SMALL[-1])} if SMALL[0] <= one <= max_num_tokens)
-    small = tuple(Bucket(size, min(size // 2, SMALL_REQUESTS)) for size in sizes)
-    return (*small, Bucket(max_num_tokens, WHOLE_REQUESTS)) if max_num_tokens > SMALL[-1] else small
+    sizes = sorted(one for one in {*SMALL, min(max_num_tokens, MOST_CAPTURED)} if SMALL[0] <= one <= max_num_tokens)
+    return tuple(Bucket(size, min(size // 2, SMALL_REQUESTS)) for size in sizes)
+
+
+def launched_sizes(max_num_tokens: int) -> tuple[Bucket, ...]:
+    """Some steps with chunks of prompts that are not captured, up to the largest."""
+    sizes = [MOST_CAPTURED << doublings for doublings in range(1, (max_num_tokens // MOST_CAPTURED).bit_length())]
+    return tuple(Bucket(size, FEW_REQUESTS) for size in sorted({*sizes, max_num_tokens}) if size > MOST_CAPTURED)
 
 
 def fitting(buckets: Iterable[Bucket], num_tokens: int, num_requests: int) -> Bucket | None:
-    """The first of its kind (decode or mixed) of some buckets, smallest first, that a step fits in without waste."""
+    """The first of its kind (decode or mixed) of some buckets, smallest first, that a step fits in."""
     decode = num_tokens == num_requests
     for bucket in buckets:
-        if (
-            (bucket.num_tokens == bucket.num_requests) is decode
-            and num_tokens <= bucket.num_tokens
-            and num_requests <= bucket.num_requests
-        ):
-            few = decode or bucket.num_tokens <= SMALL[-1] or bucket.num_tokens - num_tokens <= MOST_PADDING
-            return bucket if few else None
+        alike = (bucket.num_tokens == bucket.num_requests) is decode
+        if alike and num_tokens <= bucket.num_tokens and num_requests <= bucket.num_requests:
+            return bucket
     return None
 
 

@@ -35,6 +35,7 @@ class Scheduler:
         self.pool = PagePool(num_pages)
         self.page_size = settings.page_size
         self.max_num_tokens = settings.max_num_tokens
+        self.prefill_budget = settings.prefill_budget or settings.max_num_tokens
         self.prefix_reuse = settings.prefix_reuse
         self.max_len = min(max_model_len, num_pages * settings.page_size)
         self.waiting: deque[Request] = deque()
@@ -65,7 +66,7 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Choose the next step's tokens, and hold the pages that they need."""
         items: list[BatchItem] = []
-        budget = self._continue_running(items, self.max_num_tokens)
+        budget = self._continue_running(items)
         self._admit_waiting(items, budget)
         return Batch(items)
 
@@ -104,8 +105,8 @@ class Scheduler:
         rows = [request.row for request in self.running]
         assert len({*rows, *self._free_rows}) == len(rows) + len(self._free_rows), "a row is taken twice"
 
-    def _continue_running(self, items: list[BatchItem], budget: int) -> int:
-        """Add items for the running requests; returns what is left of the budget."""
+    def _continue_running(self, items: list[BatchItem]) -> int:
+        """Add items for the running requests; returns how many more tokens of prompts the step takes."""
         page_size = self.page_size
         index = 0
         while index < len(self.running):  # shorter after a preemption, always at its end
@@ -115,9 +116,18 @@ class Scheduler:
                 continue
             if request.num_tokens > len(request.pages) * page_size and not self._grow(request):
                 break
-            budget -= self._put(items, request, budget)
+            if request.num_tokens - request.num_computed > 1:  # it is the last
+                budget = self._prompt_budget(len(items))
+                return budget - self._put(items, request, budget)
+            self._put(items, request, 1)
             index += 1
-        return budget
+        return self._prompt_budget(len(items))
+
+    def _prompt_budget(self, num_decodes: int) -> int:
+        """How many tokens of prompts a step takes: fewer where the next tokens of others would wait for them."""
+        if not num_decodes:
+            return self.max_num_tokens
+        return max(1, min(self.prefill_budget, self.max_num_tokens) - num_decodes)
 
     def _grow(self, request: Request) -> bool:
         """Give a running request one more page, at the cost of the latest arrivals; False if it is the latest."""
@@ -163,7 +173,7 @@ class Scheduler:
         first = request.num_computed
         pending = request.num_tokens - first
         num_tokens = min(pending, budget)
-        assert num_tokens > 0, "the budget covers every running request"
+        assert num_tokens > 0, "the budgets cover every running request"
         samples = num_tokens == pending
         items.append(
             BatchItem(

@@ -13,11 +13,12 @@ from autodeploy.runtime.validation import explain
 class RuntimeSettings(BaseModel):
     """What an engine may use; a bad value raises `RecipeError`.
 
-    `max_num_tokens` is the token budget of one step. At most `max_batch_size` requests run at once, and never more than
-    the budget, so that each can decode in every step. `num_pages` wins over `cache_bytes`; with neither, the cache
-    takes what the device can spare. `max_model_len` may shorten the model's own limit, not extend it. With
-    `overlap`, by default on a GPU, the next step is prepared while one runs. `cuda_graphs` replay decode steps there,
-    of the `graph_batch_sizes` if they are given: smaller batches are padded to the next.
+    `max_num_tokens` is the token budget of one step, and `prefill_budget` that of one in which requests decode, which
+    wait for the prompts beside them: by default it is the same. At most `max_batch_size` requests run at once, and
+    never more than the token budget, so that each can decode in every step. `num_pages` wins over `cache_bytes`; with
+    neither, the cache takes what the device can spare. `max_model_len` may shorten the model's own limit, not extend
+    it. With `overlap`, by default on a GPU, the next step is prepared while one runs. `cuda_graphs` replay decode steps
+    there, of the `graph_batch_sizes` if they are given: smaller batches are padded to the next.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,6 +26,7 @@ class RuntimeSettings(BaseModel):
     page_size: int = Field(default=16, ge=1)
     max_batch_size: int = Field(default=256, ge=1)
     max_num_tokens: int = Field(default=2048, ge=1)
+    prefill_budget: int | None = Field(default=None, ge=1)
     num_pages: int | None = Field(default=None, ge=1)
     cache_bytes: int | None = Field(default=None, ge=1)
     prefix_reuse: bool = True

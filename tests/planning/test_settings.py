@@ -12,7 +12,7 @@ from autodeploy.layers import COST_MODEL
 from autodeploy.plan import Plan
 from tests.explain.models import MODELS
 
-KEYS = ("max_batch_size", "max_num_tokens", "graph_batch_sizes")
+KEYS = ("max_batch_size", "prefill_budget", "max_num_tokens", "graph_batch_sizes")
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,14 @@ def reason(found: Plan, key: str) -> str:
 
 def test_workloads_differ_and_say_why(model: str) -> None:
     plans = {name: plan(model, gpu="h200", workload=name) for name in ("latency", "balanced", "throughput")}
-    batches, tokens = ([value(one, key) for one in plans.values()] for key in KEYS[:2])
+    batches, prompts, tokens = ([value(one, key) for one in plans.values()] for key in KEYS[:3])
     assert batches == sorted(set(batches))  # type: ignore[type-var]
-    assert tokens == sorted(set(tokens))  # type: ignore[type-var]
+    assert prompts == sorted(set(prompts))  # type: ignore[type-var]
+    assert tokens == [8192, 8192, 8192], "what matters where nobody decodes is the prompt alone"
     assert "times that of one request" in reason(plans["balanced"], "max_batch_size")
-    assert "the cache holds" in reason(plans["throughput"], "max_batch_size")
-    assert "times a decode step" in reason(plans["latency"], "max_num_tokens")
-    assert "would gain" in reason(plans["throughput"], "max_num_tokens")
+    assert value(plans["throughput"], "max_batch_size") == 1024
+    assert "times a decode step" in reason(plans["latency"], "prefill_budget")
+    assert "where nobody decodes" in reason(plans["latency"], "max_num_tokens")
     sizes = [value(one, "graph_batch_sizes") for one in plans.values()]
     tuned = [next(one.value for one in found.choices if "max_rows" in one.key) for found in plans.values()]
     assert tuned == tokens

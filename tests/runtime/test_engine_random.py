@@ -61,6 +61,7 @@ class RandomArrivals(RuleBasedStateMachine):
         num_pages=st.integers(3, 24),
         max_batch_size=st.integers(2, 8),
         max_num_tokens=st.integers(2, 40),
+        prefill_budget=st.none() | st.integers(1, 40),
         max_model_len=st.integers(16, 64),
         prefix_reuse=st.booleans(),
         overlap=st.booleans(),
@@ -71,6 +72,7 @@ class RandomArrivals(RuleBasedStateMachine):
         num_pages: int,
         max_batch_size: int,
         max_num_tokens: int,
+        prefill_budget: int | None,
         max_model_len: int,
         prefix_reuse: bool,
         overlap: bool,
@@ -80,6 +82,7 @@ class RandomArrivals(RuleBasedStateMachine):
             num_pages=num_pages,
             max_batch_size=max_batch_size,
             max_num_tokens=max_num_tokens,
+            prefill_budget=prefill_budget,
             prefix_reuse=prefix_reuse,
             overlap=overlap,
         )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from autodeploy.runtime.graphs import Bucket, decode_buckets, fitting, mixed_buckets
+from autodeploy.runtime.graphs import Bucket, decode_buckets, fitting, launched_sizes, mixed_buckets
 
 
 @pytest.mark.parametrize("largest", [1, 3, 8, 100, 256, 500])
@@ -24,10 +24,6 @@ def test_buckets_reach_the_largest_batch_and_pad_little(largest: int) -> None:
         (1000, 257, None),
         (1025, 1, None),
         (4000, 1, None),
-        (4040, 1, Bucket(4096, 8)),
-        (4096, 8, Bucket(4096, 8)),
-        (4096, 9, None),
-        (4097, 1, None),
         (3, 3, Bucket(4, 4)),
         (17, 17, None),
     ],
@@ -39,10 +35,13 @@ def test_a_step_takes_the_smallest_bucket_that_pads_little(
     assert fitting(buckets, num_tokens, num_requests) == found
 
 
-@pytest.mark.parametrize(("most", "largest"), [(8, None), (16, (16, 8)), (600, (600, 256)), (1500, (1500, 8))])
-def test_a_chunk_of_any_size_is_captured(most: int, largest: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize(("most", "largest"), [(8, None), (16, (16, 8)), (600, (600, 256)), (1500, (1024, 256))])
+def test_small_steps_of_any_size_are_captured(most: int, largest: tuple[int, int] | None) -> None:
     assert max(mixed_buckets(most), default=None) == largest
 
 
-def test_the_largest_mixed_step_is_captured_but_once() -> None:
-    assert len(set(mixed_buckets(1024))) == len(mixed_buckets(1024)) == len(mixed_buckets(2048)) - 1
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(512, []), (1024, []), (1500, [1500]), (2048, [2048]), (8192, [2048, 4096, 8192])]
+)
+def test_larger_steps_are_launched(most: int, sizes: list[int]) -> None:
+    assert [one.num_tokens for one in launched_sizes(most)] == sizes

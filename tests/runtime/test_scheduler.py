@@ -12,10 +12,22 @@ from tests.runtime.fakes import new_request
 
 
 def new_scheduler(
-    num_pages: int = 64, *, page_size: int = 4, batch: int = 8, budget: int = 32, reuse: bool = True, max_len: int = 256
+    num_pages: int = 64,
+    *,
+    page_size: int = 4,
+    batch: int = 8,
+    budget: int = 32,
+    prompts: int | None = None,
+    reuse: bool = True,
+    max_len: int = 256,
 ) -> Scheduler:
     settings = RuntimeSettings(
-        page_size=page_size, max_batch_size=batch, max_num_tokens=budget, num_pages=num_pages, prefix_reuse=reuse
+        page_size=page_size,
+        max_batch_size=batch,
+        max_num_tokens=budget,
+        prefill_budget=prompts,
+        num_pages=num_pages,
+        prefix_reuse=reuse,
     )
     return Scheduler(settings, num_pages, max_len)
 
@@ -49,6 +61,45 @@ def test_a_prompt_is_cut_to_the_budget_and_decodes_come_first() -> None:
     assert shape(step(scheduler)) == [(6, 1, True), (7, 7, False)]
     assert shape(step(scheduler)) == [(7, 1, True), (14, 2, True)]
     assert shape(step(scheduler)) == [(8, 1, True), (16, 1, True)]
+
+
+def test_prompts_are_cut_shorter_where_others_decode() -> None:
+    scheduler = new_scheduler(budget=16, prompts=3)
+    add(scheduler, 0, 12, max_tokens=4)
+    assert shape(step(scheduler)) == [(0, 12, True)]
+    add(scheduler, 100, 20)
+    add(scheduler, 200, 20)
+    assert shape(step(scheduler)) == [(12, 1, True), (0, 2, False)]
+    assert shape(step(scheduler)) == [(13, 1, True), (2, 2, False)]
+    assert shape(step(scheduler)) == [(14, 1, True), (4, 2, False)]
+    assert shape(step(scheduler)) == [(6, 14, True), (0, 2, False)], "nobody decodes any more"
+
+
+def test_a_request_that_awaits_its_last_token_does_not_shorten_prompts() -> None:
+    scheduler = new_scheduler(budget=16, prompts=3)
+    add(scheduler, 0, 4, max_tokens=1)
+    scheduler.expect(scheduler.schedule())
+    add(scheduler, 100, 20)
+    assert shape(scheduler.schedule()) == [(0, 16, False)]
+
+
+def test_prompts_that_join_share_what_is_left_for_them() -> None:
+    scheduler = new_scheduler(budget=16, prompts=5)
+    add(scheduler, 0, 1)
+    step(scheduler)
+    for start in (100, 200):
+        add(scheduler, start, 3)
+    assert shape(step(scheduler)) == [(1, 1, True), (0, 3, True), (0, 1, False)]
+
+
+def test_a_prompt_goes_on_however_many_others_decode() -> None:
+    scheduler = new_scheduler(budget=8, prompts=2)
+    for start in range(3):
+        add(scheduler, 10 * start, 1)
+    step(scheduler)
+    add(scheduler, 100, 4)
+    assert shape(step(scheduler))[3:] == [(0, 1, False)]
+    assert shape(step(scheduler))[3:] == [(1, 1, False)]
 
 
 def test_requests_join_in_order_of_arrival_up_to_the_batch_size() -> None:
