@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from zlib import crc32
@@ -34,20 +34,18 @@ class Samples:
         return sum(len(one) for many in self.sequences.values() for one in many)
 
 
-def token_samples(
-    vocab_size: int, max_len: int, tokenizer: Tokenizer | None = None, prompts: Sequence[str] = _TEXTS
-) -> Samples:
-    """Random tokens, and those of `prompts`, cut to 16 and to `max_len`.
+def token_samples(vocab_size: int, max_len: int, tokenizer: Tokenizer | None = None) -> Samples:
+    """Random tokens, and those of some sentences, cut to 16 and to `max_len`.
 
-    A model without a tokenizer gets the prompts' words, each hashed to an id: not text that it has learnt, but
+    A model without a tokenizer gets the sentences' words, each hashed to an id: not text that it has learnt, but
     tokens that repeat as words do. Equal arguments give equal samples.
     """
     length = min(NUM_TOKENS, max_len)
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(vocab_size, (_NUM_RANDOM, length), generator=generator).tolist()
     if tokenizer is None:
-        kind, read = "hashed words", [[crc32(word.encode()) % vocab_size for word in text.split()] for text in prompts]
+        kind, read = "hashed words", [[crc32(word.encode()) % vocab_size for word in text.split()] for text in _TEXTS]
     else:
-        kind, read = "text", [tokenizer.encode(text) for text in prompts]
+        kind, read = "text", [tokenizer.encode(text) for text in _TEXTS]
     sequences = {"random": drawn, kind: [one[:length] for one in read]}
     return Samples(MappingProxyType({name: tuple(map(tuple, many)) for name, many in sequences.items()}))
