@@ -31,7 +31,7 @@ bench: $(READY)
 # Kernels spend their time in the compiler, so several processes check them where pytest-xdist is installed; an engine
 # takes what memory there is, so engines come one by one.
 gpu-check: gpu-install
-	$(PYTHON) -m pytest -q -m gpu $(shell $(PYTHON) -c 'import xdist' 2>/dev/null && echo --numprocesses=6) tests/kernels
+	$(PYTHON) -m pytest -q -m gpu $(shell $(PYTHON) -c 'import xdist' 2>/dev/null && echo --numprocesses=auto -p no:benchmark) tests/kernels
 	$(PYTHON) -m pytest -q -m gpu tests/program tests/runtime tests/artifact/test_streaming.py tests/tuning/test_tune.py \
 		tests/smollm2/test_cuda.py
 
