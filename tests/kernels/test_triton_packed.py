@@ -20,9 +20,16 @@ packed = pytest.importorskip("autodeploy.kernels.triton.packed_linear")
 dequantize = pytest.importorskip("autodeploy.kernels.triton.dequantize")
 quantized = pytest.importorskip("autodeploy.kernels.triton.quantized")
 
-DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
-SHAPES = [(24, 256)] if INTERPRETED else [(4096, 4096), (1000, 1152), (40, 256)]
-ROWS = [1, 20] if INTERPRETED else [1, 3, 8, 17, 64, 70, 300]
+HALF, BF16 = torch.float16, torch.bfloat16
+# Rows, outputs and columns, each number of rows with shapes it may trip over; every way of each is a kernel to compile.
+CASES = (
+    [(1, 24, 256, HALF), (20, 24, 256, HALF)]
+    if INTERPRETED
+    else [
+        (1, 4096, 4096, BF16), (1, 1000, 1152, HALF), (3, 40, 256, BF16), (8, 4096, 4096, BF16),
+        (17, 1000, 1152, BF16), (64, 4096, 4096, BF16), (70, 1000, 1152, HALF), (300, 40, 256, BF16),
+    ]
+)  # fmt: skip
 TOLERANCE = 1e-2
 
 
@@ -100,9 +107,7 @@ def configurations(m: int, stored: Stored) -> Iterator[object]:
 
 
 @device_test
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "k"), SHAPES)
-@pytest.mark.parametrize("m", ROWS)
+@pytest.mark.parametrize(("m", "n", "k", "dtype"), CASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_ways(name: str, m: int, n: int, k: int, dtype: torch.dtype) -> None:
     stored = stored_as(name, n, k, dtype)
