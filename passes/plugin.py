@@ -31,6 +31,7 @@ from autodeploy.passes.gather_logit_rows import GatherLogitRows
 from autodeploy.passes.mark_precision import MarkPrecision
 from autodeploy.passes.merge_common import MergeCommon
 from autodeploy.passes.name_masks import NameMasks
+from autodeploy.passes.pack_experts import PackExperts
 from autodeploy.passes.page_attention import PageAttention
 from autodeploy.passes.quantize_cache import QuantizeCache
 from autodeploy.passes.quantize_linears import QuantizeLinears
@@ -66,6 +67,7 @@ PLUGIN = Plugin(
         FuseLinearActivation,
         FuseConvolutionActivation,
         QuantizeLinears,
+        PackExperts,
         FuseActivationQuantizers,
         GatherLogitRows,
         PageAttention,

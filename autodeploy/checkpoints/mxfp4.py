@@ -2,7 +2,7 @@
 
 For the experts of a layer, `gate_up_proj_blocks` uint8 `[E, N, K / 32, 16]` has pairs of e2m1, the first in the low
 half, and `gate_up_proj_scales` uint8 `[E, N, K / 32]` the exponents of groups of 32 (OCP Microscaling v1.0); so has
-`down_proj`. The model multiplies by `[E, K, N]`. No operator takes experts in 4 bits yet: they are read as numbers.
+`down_proj`. The model multiplies by `[E, K, N]`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from autodeploy.ops.experts import expert_linear
 from autodeploy.ops.linear import gated_linear, linear, linear_activation
 from autodeploy.ops.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from autodeploy.ops.op import CanonicalOp, define
+from autodeploy.ops.packed_experts import packed_expert_linear
 from autodeploy.ops.packed_linear import packed_gated_linear, packed_linear
 from autodeploy.ops.quantize import (
     add_rms_norm_quantize,
@@ -36,6 +37,7 @@ OPS = (
     add_rms_norm_quantize,
     gated_activation_quantize,
     expert_linear,
+    packed_expert_linear,
     convolution,
     convolution_activation,
     rms_norm,
@@ -73,6 +75,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_activation",
+    "packed_expert_linear",
     "packed_gated_linear",
     "packed_linear",
     "paged_attention",

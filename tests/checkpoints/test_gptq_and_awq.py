@@ -131,7 +131,7 @@ def test_awq() -> None:
 
 
 def test_experts_are_read_as_numbers() -> None:
-    """A mixture's experts, for which there is no operator in 4 bits, beside attention that stays packed."""
+    """A mixture's experts, for which this device has no kernel, beside attention that stays packed."""
     options = {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_bias": False}
 
     def which(key: str) -> bool:

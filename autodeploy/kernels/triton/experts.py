@@ -34,6 +34,24 @@ def _group_kernel(experts, order, starts, rows, overlapped: tl.constexpr, BLOCK:
         place += tl.sum(own, axis=0)
 
 
+@triton.jit
+def find_tile(starts, tile, rows, num_experts, EXPERTS: tl.constexpr, BLOCK_M: tl.constexpr):  # noqa: N803
+    """The expert that owns a tile, or num_experts, the tile's places in the order, and the end of that expert's."""
+    one = tl.arange(0, EXPERTS)
+    known = one < num_experts
+    begins = tl.load(starts + one, mask=known, other=rows)
+    ends = tl.load(starts + one + 1, mask=one + 1 < num_experts, other=rows)
+    tiles = tl.cumsum(tl.cdiv(ends - begins, BLOCK_M), axis=0)
+    expert = tl.sum((tiles <= tile).to(tl.int32), axis=0)
+    mine = one == expert
+    end = tl.sum(tl.where(mine, ends, 0), axis=0)
+    last = tl.sum(tl.where(mine, tiles, 0), axis=0)
+    begin = tl.sum(tl.where(mine, begins, 0), axis=0)
+    before = last - tl.cdiv(end - begin, BLOCK_M)
+    place = begin + (tile - before) * BLOCK_M + tl.arange(0, BLOCK_M)
+    return expert, place, end
+
+
 @triton.jit(do_not_specialize=["rows", "group"])
 def _experts_kernel(
     x,
@@ -59,20 +77,9 @@ def _experts_kernel(
 ) -> None:
     """Program (i, j) takes BLOCK_N rows of the weight of the expert that owns tile j, and that tile of its rows."""
     await_inputs(overlapped)
-    one = tl.arange(0, EXPERTS)
-    known = one < num_experts
-    begins = tl.load(starts + one, mask=known, other=rows)
-    ends = tl.load(starts + one + 1, mask=one + 1 < num_experts, other=rows)
-    tiles = tl.cumsum(tl.cdiv(ends - begins, BLOCK_M), axis=0)
-    expert = tl.sum((tiles <= tl.program_id(1)).to(tl.int32), axis=0)
+    expert, place, end = find_tile(starts, tl.program_id(1), rows, num_experts, EXPERTS, BLOCK_M)
     if expert >= num_experts:
         return
-    mine = one == expert
-    end = tl.sum(tl.where(mine, ends, 0), axis=0)
-    last = tl.sum(tl.where(mine, tiles, 0), axis=0)
-    begin = tl.sum(tl.where(mine, begins, 0), axis=0)
-    before = last - tl.cdiv(end - begin, BLOCK_M)
-    place = begin + (tl.program_id(1) - before) * BLOCK_M + tl.arange(0, BLOCK_M)
     real = place < end
     row = tl.load(order + place, mask=real, other=0)
     column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -98,7 +105,7 @@ def _experts_kernel(
     tl.store(to, sums.to(out.dtype.element_ty), mask=exists[:, None] & real[None, :])
 
 
-def _rows_and_group(x: Tensor, experts: Tensor) -> tuple[Tensor, int]:
+def rows_and_group(x: Tensor, experts: Tensor) -> tuple[Tensor, int]:
     """The rows of x, and how many places of `experts` in a row share one."""
     if experts.dim() and x.shape[:-1] == (*experts.shape[:-1], 1):
         return x.reshape(-1, x.shape[-1]), experts.shape[-1]
@@ -124,7 +131,7 @@ def expert_linear(
     out = torch.empty((*experts.shape, n), dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
-    rows, group = _rows_and_group(x, experts)
+    rows, group = rows_and_group(x, experts)
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
     order, starts = group_by_expert(experts, num_experts)
     count = experts.numel()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autodeploy import ops
 from autodeploy.kernels.table import Kernel, Tunable
-from autodeploy.kernels.triton import gated_linear, linear, tiles_linear
+from autodeploy.kernels.triton import gated_linear, linear, packed_experts, tiles_linear
 from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.attention import paged_attention, rope_paged_attention
 from autodeploy.kernels.triton.experts import expert_linear
@@ -41,6 +41,7 @@ def register() -> tuple[Kernel, ...]:
         _tuned(ops.gated_linear, "tma", gated_linear.gated_linear, _one_gated_dtype, GATED_TILES),
         _tuned(ops.gated_linear, "library", gated_linear.library, _one_gated_dtype),
         _kernel(ops.expert_linear, expert_linear, _one_expert_dtype),
+        _kernel(ops.packed_expert_linear, packed_experts.packed_expert_linear, packed_experts.declines),
         _kernel(ops.rms_norm, rms_norm, _narrow_rows),
         _kernel(ops.add_rms_norm, add_rms_norm, _narrow_sums),
         _kernel(ops.rope, rope, _wide_angles),
