@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autodeploy.runtime.batch import BatchItem
 from autodeploy.runtime.packing import Integers, PackedStep, StepSize
-from autodeploy.runtime.tables import NewPages, Tables
+from autodeploy.runtime.tables import NO_PAGES, NewPages, Tables
 
 NOTHING: Integers = np.empty(0, dtype=np.int64)
 
@@ -40,18 +40,22 @@ class Draft:
     @classmethod
     def of(cls, items: Sequence[BatchItem], tables: Tables) -> Draft:
         """The step that computes one or more items, whose pages the tables then know on the host."""
-        requests, row_list, first_list, count_list, *_ = zip(*items, strict=True)
-        rows, first, counts = (np.array(one, dtype=np.int64) for one in (row_list, first_list, count_list))
+        requests, row_list, first_list, count_list, _, samples, wants_prompt = zip(*items, strict=True)
+        rows, first, counts = np.array((row_list, first_list, count_list), dtype=np.int64)
         ends = counts.cumsum()
         positions, row_of_token = first, rows
-        if ends[-1] > len(items):  # a step of one token each is common, and has them already
-            positions = np.arange(ends[-1]) + (first - ends + counts).repeat(counts)
+        if sum(count_list) > len(items):  # a step of one token each is common, and has them already
+            positions = np.arange(sum(count_list)) + (first - ends + counts).repeat(counts)
             row_of_token = rows.repeat(counts)
         new = tables.take_pages(items)
         token_ids = array("q")
         for request, row, start, count in zip(requests, row_list, first_list, count_list, strict=True):
             token_ids.extend(request.token_ids[start : start + count] or (tables.unknown(row),))
-        logit_rows, kept_in, sampled, logit_counts = _logits(items, rows, ends, tables.scrap_row)
+        logit_rows, kept_in, sampled, logit_counts = ends - 1, rows, None, None
+        if any(wants_prompt):
+            logit_rows, kept_in, sampled, logit_counts = _prompt_logits(items, rows, ends, tables.scrap_row)
+        elif not all(samples):
+            logit_rows, kept_in = logit_rows[list(samples)], rows[list(samples)]
         return cls(
             token_ids=np.frombuffer(token_ids, dtype=np.int64),
             positions=positions,
@@ -70,7 +74,7 @@ class Draft:
     def of_nobody(cls) -> Draft:
         """An empty step, to be padded."""
         none = NOTHING
-        return cls(none, none, none, none, none, none, none, none, NewPages.none(0))
+        return cls(none, none, none, none, none, none, none, none, NO_PAGES)
 
     @property
     def size(self) -> StepSize:
@@ -80,15 +84,15 @@ class Draft:
     def words(self, size: StepSize, tables: Tables) -> Tensor:
         """Words of their own that hold it, padded to `size`: int64 on the host."""
         words = np.empty(size.num_words, dtype=np.int64)
-        self.write(words, size, tables)
+        self.write(PackedStep.over(words, size), size, tables)
         return torch.from_numpy(words)
 
-    def write(self, words: Integers, size: StepSize, tables: Tables) -> None:
-        """Write it into words, padded to `size` with tokens, requests and rows of logits of nobody.
+    def write(self, step: PackedStep[Integers], size: StepSize, tables: Tables) -> None:
+        """Write it into a step of `size`, padded with tokens, requests and rows of logits of nobody.
 
         Each request that is added has one token while they last.
         """
-        step, num_tokens, num_requests = PackedStep[Integers].over(words, size), len(self.token_ids), len(self.rows)
+        num_tokens, num_requests = len(self.token_ids), len(self.rows)
         _fill(step.token_ids, self.token_ids, 0)
         _fill(step.positions, self.positions, 0)
         _fill(step.slots, self.slots, tables.scrap_slot)
@@ -100,36 +104,24 @@ class Draft:
         _fill(step.query_start[1:], self.ends, size.num_tokens)
         more = min(size.num_requests - num_requests, size.num_tokens - num_tokens)
         if more:
-            step.query_start[num_requests + 1 : num_requests + 1 + more] = np.arange(
-                num_tokens + 1, num_tokens + 1 + more
-            )
+            added = np.arange(num_tokens + 1, num_tokens + 1 + more)
+            step.query_start[num_requests + 1 : num_requests + 1 + more] = added
         _fill(step.page_start, self.new.starts, len(self.new.places))
         _fill(step.places, self.new.places, tables.scrap_place)
         _fill(step.pages, self.new.pages, tables.scrap_page)
 
 
 def _fill(into: Integers, values: Integers, rest: int) -> None:
-    into[: len(values)] = values
-    into[len(values) :] = rest
-
-
-def _logits(
-    items: Sequence[BatchItem], rows: Integers, ends: Integers, scrap_row: int
-) -> tuple[Integers, Integers, Integers | None, tuple[int, ...] | None]:
-    """`logit_rows`, `kept_in`, `sampled` and `logit_counts` of a draft."""
-    *_, samples, wants_prompt = zip(*items, strict=True)
-    if any(wants_prompt):
-        return _prompt_logits(items, rows, ends, scrap_row)
-    if all(samples):
-        return ends - 1, rows, None, None
-    sampling = np.array(samples)
-    return ends[sampling] - 1, rows[sampling], None, None
+    count = len(values)
+    into[:count] = values
+    if count < len(into):
+        into[count:] = rest
 
 
 def _prompt_logits(
     items: Sequence[BatchItem], rows: Integers, ends: Integers, scrap_row: int
 ) -> tuple[Integers, Integers, Integers, tuple[int, ...]]:
-    """The same where some item wants the logits of each of its tokens."""
+    """`logit_rows`, `kept_in`, `sampled` and `logit_counts` where some item wants the logits of each of its tokens."""
     counts = tuple(item.num_tokens if item.wants_prompt_rows else int(item.samples) for item in items)
     sampling = np.array([item.samples for item in items])
     logit_rows = np.concatenate([np.arange(end - count, end) for count, end in zip(counts, ends, strict=True)])

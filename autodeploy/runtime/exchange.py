@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.runtime.draft import Draft
-from autodeploy.runtime.packing import StepSize
+from autodeploy.runtime.packing import PackedStep, StepSize
 from autodeploy.runtime.tables import Tables
 
 
@@ -18,25 +18,33 @@ class Exchange:
 
     def __init__(self, device: torch.device) -> None:
         self._pinned = device.type == "cuda"
-        self._words = self._integers(1024)
-        self._answers = self._integers(256)
-        self._count = 0
+        self._written, self._fetched = self._integers(1024), self._integers(256)
+        self._size = StepSize(0, 0, 0, 0)
+        self._words, self._answers = self._written[:0], self._fetched[:0]
+        self._step = PackedStep.over(self._words.numpy(), self._size)
         self._done = torch.cuda.Event() if self._pinned else None  # type: ignore[no-untyped-call]
 
     def write(self, draft: Draft, size: StepSize, tables: Tables) -> Tensor:
         """Words of a step that is padded to `size`, int64 on the host."""
-        if size.num_words > len(self._words):
-            self._words = self._integers(2 * size.num_words)
-        words = self._words[: size.num_words]
-        draft.write(words.numpy(), size, tables)
-        return words
+        if size != self._size:  # most steps are as large as the one before
+            self._resize(size)
+        draft.write(self._step, size, tables)
+        return self._words
+
+    def _resize(self, size: StepSize) -> None:
+        if size.num_words > len(self._written):
+            self._written = self._integers(2 * size.num_words)
+        self._size, self._words = size, self._written[: size.num_words]
+        self._step = PackedStep.over(self._words.numpy(), size)
 
     def fetch(self, token_ids: Tensor) -> None:
         """Have sampled tokens int64 `[N]` sent here; the step is done when they are."""
-        self._count = len(token_ids)
-        if self._count > len(self._answers):
-            self._answers = self._integers(2 * self._count)
-        self._answers[: self._count].copy_(token_ids, non_blocking=True)
+        count = len(token_ids)
+        if count != len(self._answers):
+            if count > len(self._fetched):
+                self._fetched = self._integers(2 * count)
+            self._answers = self._fetched[:count]
+        self._answers.copy_(token_ids, non_blocking=True)
         if self._done is not None:
             self._done.record()
 
@@ -44,7 +52,7 @@ class Exchange:
         """Wait for the step to end; its tokens."""
         if self._done is not None:
             self._done.synchronize()
-        found: list[int] = self._answers[: self._count].tolist()
+        found: list[int] = self._answers.tolist()
         return found
 
     def _integers(self, count: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
@@ -33,8 +33,7 @@ class Bucket(NamedTuple):
         return StepSize(self.num_tokens, self.num_requests, self.num_requests, num_pages)
 
 
-@dataclass(frozen=True, slots=True)
-class Computed:
+class Computed(NamedTuple):
     """What a step leaves on the device: logits `[R, vocab_size]`, the likeliest token of each row, and the rows of the
     tables that hold it, int64 `[R]`.
     """
@@ -42,14 +41,6 @@ class Computed:
     logits: Tensor
     token_ids: Tensor
     kept_in: Tensor
-
-    def first(self, count: int) -> Computed:
-        """That of the first rows."""
-        return Computed(self.logits[:count], self.token_ids[:count], self.kept_in[:count])
-
-    def at(self, rows: Tensor) -> Computed:
-        """That of some rows, int64 on the device."""
-        return Computed(self.logits[rows], self.token_ids[rows], self.kept_in[rows])
 
 
 def decode_buckets(max_batch_size: int, planned: Sequence[int] = ()) -> tuple[Bucket, ...]:
@@ -102,6 +93,13 @@ class CapturedStep:
     words: Tensor
     replay: Callable[[], None]
     computed: Computed
+    _first: dict[int, Computed] = field(default_factory=dict, repr=False)
+
+    def first(self, count: int) -> Computed:
+        """What the first rows of logits hold after `replay`; views are kept, since making one takes a while."""
+        if count not in self._first:
+            self._first[count] = Computed(*(one[:count] for one in self.computed))
+        return self._first[count]
 
 
 class StepGraphs:

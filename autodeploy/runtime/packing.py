@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Generic, NamedTuple, TypeVar
 
@@ -27,22 +27,12 @@ class StepSize(NamedTuple):
         return all(mine >= its for mine, its in zip(self, other, strict=True))
 
     @property
-    def ends(self) -> tuple[int, ...]:
-        """Where each part of a `PackedStep` ends in the words that hold it."""
-        tokens, requests, logits, pages = self
-        starts = requests + 1
-        return tuple(
-            accumulate((tokens, tokens, tokens, logits, logits, requests, requests, starts, starts, pages, pages))
-        )
-
-    @property
     def num_words(self) -> int:
         """How many int64 hold a step."""
-        return self.ends[-1]
+        return _ends(self)[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class PackedStep(Generic[Array]):
+class PackedStep(NamedTuple, Generic[Array]):
     """A step in one piece of memory, int64, on the host or on the device.
 
     `token_ids`, `positions`, `slots` `[T]`: a token's id, or the negative number that `Tables.unknown` gives where only
@@ -67,4 +57,13 @@ class PackedStep(Generic[Array]):
     @classmethod
     def over(cls, words: Array, size: StepSize) -> PackedStep[Array]:
         """The step that the first of some words hold."""
-        return cls(*(words[start:end] for start, end in pairwise((0, *size.ends))))
+        return cls(*(words[start:end] for start, end in pairwise(_ends(size))))
+
+
+@lru_cache(maxsize=256)
+def _ends(size: StepSize) -> tuple[int, ...]:
+    """Where the first part of a step begins in the words that hold it, and where each of them ends."""
+    tokens, requests, logits, pages = size
+    starts = requests + 1
+    lengths = (tokens, tokens, tokens, logits, logits, requests, requests, starts, starts, pages, pages)
+    return tuple(accumulate(lengths, initial=0))

@@ -89,7 +89,8 @@ class Runner:
         computed = self._run(draft)
         prompt_logprobs = _prompt_logprobs(computed.logits, batch.items, draft.logit_counts)
         if draft.sampled is not None:
-            computed = computed.at(to_device(torch.from_numpy(draft.sampled), self._device))
+            sampled = to_device(torch.from_numpy(draft.sampled), self._device)
+            computed = Computed(*(one[sampled] for one in computed))
         sampling = batch.sampling
         requests = [item.request for item in sampling]
         token_ids = computed.token_ids
@@ -108,7 +109,7 @@ class Runner:
         words = self._exchange.write(draft, captured.size, self._tables)
         captured.words.copy_(words, non_blocking=True)
         captured.replay()
-        return captured.computed.first(size.num_logits)
+        return captured.first(size.num_logits)
 
     def _compute(self, step: PackedStep[Tensor]) -> Computed:
         """Run a step on the device, and keep the likeliest tokens: most requests ask for them, and it costs little."""

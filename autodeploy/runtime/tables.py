@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,20 +16,15 @@ from autodeploy.runtime.model import StepInputs
 from autodeploy.runtime.packing import Integers, PackedStep
 
 
-@dataclass(frozen=True, slots=True)
-class NewPages:
-    """Pages that the device's table has not yet: where they go, and which of them are whose, as in `PackedStep`."""
+class NewPages(NamedTuple):
+    """Pages that the device's table has not yet: where they go, and if there are any, whose they are."""
 
     starts: Integers
     places: Integers
     pages: Integers
 
-    @classmethod
-    def none(cls, num_requests: int) -> NewPages:
-        """Nothing new for anybody."""
-        nothing = np.empty(0, dtype=np.int64)
-        return cls(np.zeros(num_requests + 1, dtype=np.int64), nothing, nothing)
 
+NO_PAGES = NewPages(*np.empty((3, 0), dtype=np.int64))
 
 Begin = Callable[[PackedStep[Tensor], Tensor, Tensor], tuple[Tensor, ...]]
 """What `begin_step` is, and its kernel."""
@@ -63,7 +58,7 @@ class Tables:
         for _, row, first, pages in growing:
             self._on_host[row, first : first + len(pages)] = pages
         if self._is_shared or not growing:
-            return NewPages.none(len(items))
+            return NO_PAGES
         counts = np.zeros(len(items) + 1, dtype=np.int64)
         places, new = array("q"), array("q")
         for i, row, first, pages in growing:
@@ -75,8 +70,11 @@ class Tables:
 
     def slots(self, rows: Integers, positions: Integers) -> Integers:
         """Where the keys and values of positions `[T]` of `rows [T]` go."""
-        found: Integers = self._on_host[rows, positions // self._page_size].astype(np.int64)
-        return found * self._page_size + positions % self._page_size
+        columns, rest = np.divmod(positions, self._page_size)
+        found: Integers = self._on_host[rows, columns].astype(np.int64)
+        found *= self._page_size
+        found += rest
+        return found
 
     def keep_tokens(self, rows: Tensor, token_ids: Tensor) -> None:
         """Remember `token_ids` int64 `[N]` as the last ones of `rows` int64 `[N]`, both on the device."""
