@@ -43,7 +43,8 @@ def wording(problem: Mapping[str, Any]) -> str:
 def _sentence(model: type[BaseModel], kind: str, location: Location, problem: Mapping[str, Any]) -> str:
     field, given, message = ".".join(map(str, location)), problem["input"], wording(problem)
     if kind == "extra_forbidden":
-        return f"unknown key {field!r}; {nearest(str(location[-1]), _siblings(model, location))}"
+        known = _siblings(model, location)
+        return f"unknown key {field!r}; {nearest(str(location[-1]), known) if known else 'there are no keys here'}"
     if kind == "missing":
         return f"{field!r} is missing"
     if location[-1:] == (_KEY,):

@@ -90,12 +90,17 @@ def _print(
     as_json: bool,
     problems: Sequence[object],
 ) -> None:
-    """The list, and the plugins that are disabled: on stderr, or in the JSON object."""
+    """The list, whose last column is the origin, and the disabled plugins: on stderr, or in the JSON object."""
     disabled = [str(problem) for problem in problems]
     if as_json:
         output.print_json({what: [dict(zip(columns, row, strict=True)) for row in rows], "disabled": disabled})
         return
-    output.out().print(output.table(what.capitalize(), columns, rows))
+    origins = {row[-1] for row in rows}
+    if len(origins) == 1:  # said once: it would take the room of the descriptions
+        title, columns, rows = f"{what.capitalize()} of {origins.pop()}", columns[:-1], [row[:-1] for row in rows]
+    else:
+        title = what.capitalize()
+    output.out().print(output.table(title, columns, rows))
     for sentence in disabled:
         output.err().print(sentence, markup=False, soft_wrap=True)
 

@@ -113,6 +113,14 @@ def test_a_misspelt_command_is_no_model(run: Command, builder: FakeBuilder, tmp_
     assert [model for model, _ in builder.calls] == [str(folder), "gpt2"]
 
 
+def test_one_origin_of_all_rows_is_said_once(run: Command) -> None:
+    result = run("patterns")
+    assert result.out.startswith("Patterns of fx-autodeploy ")
+    assert result.out.count("fx-autodeploy") == 1
+    rows = json.loads(run("patterns", "--json").out)["patterns"]
+    assert all(row["origin"].startswith("fx-autodeploy ") for row in rows)
+
+
 def test_exit_codes(run: Command, builder: FakeBuilder) -> None:
     builder.error = ModelError("no model is called 'm'")
     assert refusal(run("m")) == "autodeploy: no model is called 'm'\n"

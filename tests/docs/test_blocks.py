@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from autodeploy.choosing import resolve_settings
 from autodeploy.cli import main
-from autodeploy.testing import tiny_model
+from autodeploy.hardware import choose_gpu
+from autodeploy.runtime.settings import RuntimeSettings
+from autodeploy.testing import tiny_config, tiny_model
 from tests.docs.blocks import SHELLS, Block, blocks_of
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +58,21 @@ def test_the_blocks_of_a_document_run(file: Path, place: Path) -> None:
             run_commands(block)
         elif block.runs:
             exec(compile(block.source, str(file), "exec"), names)
+
+
+@pytest.mark.parametrize("block", [one for one in BLOCKS if one.language == "yaml"], ids=lambda one: one.file.name)
+def test_a_recipe_of_a_document_resolves(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(block.text)
+    config, gpu = tiny_config("llama"), choose_gpu("h100")
+    resolved = resolve_settings(config, gpu, recipe=str(file), workload="latency", values={})
+    assert any(one.origin.where.startswith(str(file)) for one in resolved.choices)
+
+
+def test_every_setting_of_the_runtime_is_documented() -> None:
+    section = (ROOT / "docs" / "recipes.md").read_text().partition("## The runtime\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`(\w+)`", "".join(rows)) == list(RuntimeSettings.model_fields)
 
 
 def run_commands(block: Block) -> None:
