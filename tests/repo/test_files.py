@@ -28,3 +28,10 @@ def test_links_in_documents_lead_somewhere() -> None:
             text = (ROOT / name).read_text()
             for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
                 assert (ROOT / name).parent.joinpath(target).exists(), f"{name}: {target}"
+
+
+def test_the_map_of_the_house_names_every_module() -> None:
+    rows = [line.split("|")[1] for line in (ROOT / "docs" / "architecture.md").read_text().splitlines() if "|" in line]
+    named = {name.partition("/")[0] for name in re.findall(r"`([\w/]+)`", "".join(rows))}
+    there = {path.stem for path in (ROOT / "autodeploy").iterdir() if not path.name.startswith(("_", "py."))}
+    assert named == there | {"passes", "patterns"}
