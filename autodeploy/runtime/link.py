@@ -29,6 +29,7 @@ class Link:
         address = f"ipc://{folder.name}/core"
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.RCVTIMEO, POLL_MS)
         self._socket.bind(address)
         self.process = subprocess.Popen([*command, address], stdin=subprocess.DEVNULL)
         self.close = weakref.finalize(self, _end, self.process, self._socket, self._context, folder)
@@ -52,14 +53,19 @@ class Link:
 
     def receive(self) -> FromWorker:
         """Wait for a message. Raises InputError for what the worker cannot load, EngineError when it fails or dies."""
-        while not self._socket.poll(POLL_MS):
-            code = self.process.poll()
-            if code is not None and not self.has_message:
-                raise EngineError(f"the engine's process has ended with exit code {code}")
-        message = decode_from_worker(self._socket.recv())
+        message = decode_from_worker(self._next())
         if isinstance(message, Failed):
             raise InputError(message.sentence) if message.is_bad_input else EngineError(message.sentence)
         return message
+
+    def _next(self) -> bytes:
+        while True:
+            try:
+                return self._socket.recv()
+            except zmq.Again:
+                code = self.process.poll()
+                if code is not None and not self.has_message:
+                    raise EngineError(f"the engine's process has ended with exit code {code}") from None
 
 
 def _end(

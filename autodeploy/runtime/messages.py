@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -118,26 +119,9 @@ ToWorker = Start | Add | Finish | Stop
 FromWorker = Ready | Stepped | Failed
 
 
-def encode(message: ToWorker | FromWorker) -> bytes:
-    """A message as MessagePack."""
-    return msgspec.msgpack.encode(message, enc_hook=_plain)
-
-
-def decode_to_worker(data: bytes) -> ToWorker:
-    """A message that a worker received."""
-    message: ToWorker = msgspec.msgpack.decode(data, type=ToWorker, dec_hook=_typed)
-    return message
-
-
-def decode_from_worker(data: bytes) -> FromWorker:
-    """A message that a worker sent."""
-    message: FromWorker = msgspec.msgpack.decode(data, type=FromWorker, dec_hook=_typed)
-    return message
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, SamplingParams):
-        return value.model_dump()
+        return value.model_dump_json(exclude_defaults=True).encode()
     if isinstance(value, array):
         return value.tobytes()
     raise NotImplementedError(f"{type(value).__name__} does not travel")
@@ -145,7 +129,34 @@ def _plain(value: Any) -> Any:
 
 def _typed(kind: type, value: Any) -> Any:
     if kind is SamplingParams:
-        return SamplingParams.model_validate(value)
+        return _params(value)
     if kind is array:
         return array("i", value)
     raise NotImplementedError(f"{kind.__name__} does not travel")
+
+
+@lru_cache(maxsize=1024)
+def _params(data: bytes) -> SamplingParams:
+    """Many requests have the same."""
+    return SamplingParams.model_validate_json(data)
+
+
+# Each takes longer to make than to use.
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_plain)
+_TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker, dec_hook=_typed)
+_FROM_WORKER: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker, dec_hook=_typed)
+
+
+def encode(message: ToWorker | FromWorker) -> bytes:
+    """A message as MessagePack."""
+    return _ENCODER.encode(message)
+
+
+def decode_to_worker(data: bytes) -> ToWorker:
+    """A message that a worker received."""
+    return _TO_WORKER.decode(data)
+
+
+def decode_from_worker(data: bytes) -> FromWorker:
+    """A message that a worker sent."""
+    return _FROM_WORKER.decode(data)

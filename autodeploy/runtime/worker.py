@@ -38,6 +38,7 @@ class Worker:
         self._parent = os.getppid()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PAIR)
+        self._socket.setsockopt(zmq.RCVTIMEO, IDLE_MS)
         self._socket.connect(address)
 
     def run(self) -> int:
@@ -80,12 +81,14 @@ class Worker:
 
     def _receive(self, *, wait: bool) -> ToWorker | None:
         """The next message, if there is one; with `wait`, there will be. A parent that has gone says stop."""
-        while not self._socket.poll(IDLE_MS if wait else 0):
-            if not wait:
-                return None
-            if os.getppid() != self._parent:
-                return Stop()
-        return decode_to_worker(self._socket.recv())
+        while True:
+            try:
+                return decode_to_worker(self._socket.recv(0 if wait else zmq.NOBLOCK))
+            except zmq.Again:
+                if not wait:
+                    return None
+                if os.getppid() != self._parent:
+                    return Stop()
 
     def _send(self, message: FromWorker) -> None:
         self._socket.send(encode(message))
