@@ -14,6 +14,8 @@ from autodeploy.runtime.request import Request
 from autodeploy.runtime.sampler import biases_of, takes_argmax
 from autodeploy.runtime.transfer import to_device
 
+ALIGNED = 4  # numbers; Triton compiles a kernel once more for rows that do not begin at 16 bytes
+
 
 class GpuSampler:
     """Does what `autodeploy.runtime.sampler.Sampler` does; sums of many probabilities may differ in their last bits."""
@@ -30,25 +32,32 @@ class GpuSampler:
         """Token ids int64 `[N]` for N requests, from `logits [N, vocab_size]` of any floating dtype, left unchanged."""
         if takes_argmax(requests):
             return sample(logits)
-        params = [request.params for request in requests]
-        temperature, top_p, min_p = self._rows(
-            [[one.temperature for one in params], [one.top_p for one in params], [one.min_p for one in params]]
-        )
-        keys = np.array([request.draw_key for request in requests], dtype=np.uint64).view(np.int64)
-        positions = [request.num_drawn for request in requests]
-        whole = to_device(torch.stack((torch.from_numpy(keys), torch.tensor(positions))), self._device)
-        top_k = to_device(torch.tensor([max(one.top_k, 0) for one in params], dtype=torch.int32), self._device)
-        rules = Rules(
+        return sample(logits, self._rules(requests))
+
+    def _rules(self, requests: Sequence[Request]) -> Rules:
+        """The rules of all requests, in one copy but for what few of them have."""
+        params, count = [request.params for request in requests], len(requests)
+        width = -(-count // ALIGNED) * ALIGNED
+        words = np.zeros((4, width), dtype=np.int64)
+        words[0, :count] = np.array([request.draw_key for request in requests], dtype=np.uint64).view(np.int64)
+        words[1, :count] = [request.num_drawn for request in requests]
+        floats, integers = (words[2:].view(dtype).reshape(4, width) for dtype in (np.float32, np.int32))
+        floats[0, :count] = [one.temperature for one in params]
+        floats[1, :count] = [one.top_p for one in params]
+        floats[2, :count] = [one.min_p for one in params]
+        integers[3, :count] = [max(one.top_k, 0) for one in params]
+        there = to_device(torch.from_numpy(words), self._device)
+        temperature, top_p, min_p, _ = there[2:].view(torch.float32).view(4, width)
+        return Rules(
             temperature=temperature,
             top_p=top_p,
             min_p=min_p,
-            top_k=top_k,
-            keys=whole[0],
-            positions=whole[1],
+            top_k=there[2:].view(torch.int32).view(4, width)[3],
+            keys=there[0],
+            positions=there[1],
             bias=self._bias(requests),
             penalized=self._penalized(requests),
         )
-        return sample(logits, rules)
 
     def _bias(self, requests: Sequence[Request]) -> Bias | None:
         """The biases of all requests, each row filled up with tokens that do not exist."""

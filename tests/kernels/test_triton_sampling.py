@@ -16,6 +16,7 @@ from tests.kernels.device import DEVICE, INTERPRETED, device_test
 from tests.runtime.fakes import new_request
 
 sampling = pytest.importorskip("autodeploy.kernels.triton.sampling")
+GpuSampler = pytest.importorskip("autodeploy.runtime.gpu_sampler").GpuSampler
 
 VOCAB_SIZE = 201 if INTERPRETED else 128256
 
@@ -132,6 +133,22 @@ def test_adjustments(temperature: float) -> None:
     requests = requests_of(options, 8)
     logits = torch.randn(8, 101, device=DEVICE)
     assert sampling.sample(logits, rules_of(requests, 101, adjust=True)).tolist() == expected(logits, requests).tolist()
+
+
+@device_test
+@pytest.mark.parametrize("count", [1, 6, 8])
+def test_the_rules_of_requests_reach_the_device(count: int) -> None:
+    """Whatever their number, each row of them is aligned: otherwise kernels would be compiled while requests wait."""
+    requests = [requests_of(rules, count)[row] for row, rules in enumerate((RULES[8], *RULES[:7])[:count])]
+    sampler = GpuSampler(VOCAB_SIZE, count, torch.device(DEVICE))
+    logits = torch.randn(count, VOCAB_SIZE, device=DEVICE)
+    assert sampler.sample(logits, requests).tolist() == expected(logits, requests).tolist()
+    found, wanted = sampler._rules(requests), rules_of(requests, VOCAB_SIZE)
+    for name in ("temperature", "top_p", "min_p", "top_k", "keys", "positions"):
+        one, other = getattr(found, name), getattr(wanted, name)
+        assert one.dtype == other.dtype
+        assert torch.equal(one[:count], other)
+        assert one.data_ptr() % 16 == found.keys.data_ptr() % 16
 
 
 @device_test

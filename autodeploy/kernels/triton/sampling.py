@@ -47,7 +47,7 @@ class Penalized:
 
 @dataclass(frozen=True)
 class Rules:
-    """How the rows are sampled, as tensors on the device `[N]`.
+    """How the rows are sampled, as tensors on the device `[N]`, or longer.
 
     `temperature`, `top_p` and `min_p` are float32, and `top_k` int32 (0: off). A temperature under 1e-5 takes the most
     likely token. `keys` and `positions` are int64: the bits of the request's key, and how many tokens it has generated.
