@@ -97,9 +97,13 @@ def find(
         return Inspected(model, artifact=load(built))
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ModelError(f"{model} holds neither {MANIFEST} nor config.json: it is neither an artifact nor a model")
-    options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload, "quantize": quantize}
+    options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload}
     with stage(progress, "resolve"):
-        job = Job(model, **options, values=set, weights=False, progress=progress)  # type: ignore[arg-type]
+        job = Job(model, **options, quantize=quantize, values=set, weights=False, progress=progress)
+    if job.searches:
+        raise InputError(
+            f"--quantize {quantize}: the search measures weights, which inspect reads none of; build first"
+        )
     with stage(progress, "export"):
         traced = trace_model(job.config, job.dtype)
     with stage(progress, "passes"):
