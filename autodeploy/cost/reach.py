@@ -24,9 +24,9 @@ class Reach:
     scaled: float
     """Of that of 8 bits, for products of two operands of 8 bits."""
     decoded: float
-    """Of the matmul ceiling, for weights that kernels widen to 16 bits in registers (`kernels_h200.json`)."""
+    """Of the matmul ceiling, for weights that kernels widen to 16 bits in registers: int4 by 64 rows, timed alone."""
     decoding: float
-    """Operations in fp32 whose time widening one element takes, of any number of bits (`kernels_h200.json`)."""
+    """Operations in fp32 whose time widening one element takes, of any number of bits: int4 by one row, timed alone."""
     paged_read: float
     """Of the read ceiling, for a cache in pages. Weights are read at the ceiling, whatever their width."""
     sharpness: float
@@ -61,7 +61,7 @@ REACH = Reach(
     compute={"matmul": 0.92, "experts": 0.6, "attention": 0.54, "rows": 1.0},
     scaled=1.05,
     decoded=0.35,
-    decoding=15.0,
+    decoding=12.0,
     paged_read=0.80,
     sharpness=1.44,
 )

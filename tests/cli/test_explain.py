@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,8 @@ def test_without_a_pattern_the_plan_and_the_recipe_are_shown(
     rows = {words[0]: words[1:] for words in map(str.split, result.out.splitlines()) if words}
     assert rows["runtime.page_size"][:2] == ["8", "--set"]
     assert rows["passes.fuse_qkv"][:2] == ["on", "default"]
+    assert re.fullmatch(r"default\.yaml:\d\d", rows["passes.fuse_qkv"][2])  # at 80 columns too
+    assert "asked for" not in result.out
     assert "what every decoder gets" in result.out
     keys = [one["key"] for one in json.loads(run("explain", model, "--json").out)["recipe"]]
     assert "passes.fuse_qkv" in keys
