@@ -111,15 +111,17 @@ class Scheduler:
         index = 0
         while index < len(self.running):  # shorter after a preemption, always at its end
             request = self.running[index]
-            if request.num_tokens >= request.max_len:  # its last token is expected
+            num_tokens = request.num_tokens
+            if num_tokens >= request.max_len:  # its last token is expected
                 index += 1
                 continue
-            if request.num_tokens > len(request.pages) * page_size and not self._grow(request):
+            if num_tokens > len(request.pages) * page_size and not self._grow(request):
                 break
-            if request.num_tokens - request.num_computed > 1:  # it is the last
+            pending = num_tokens - request.num_computed
+            if pending > 1:  # it is the last
                 budget = self._prompt_budget(len(items))
-                return budget - self._put(items, request, budget)
-            self._put(items, request, 1)
+                return budget - self._put(items, request, min(pending, budget), samples=pending <= budget)
+            self._put(items, request, 1, samples=True)
             index += 1
         return self._prompt_budget(len(items))
 
@@ -159,7 +161,8 @@ class Scheduler:
             self.running.append(request)
             if request.num_output == 0:
                 self.stats.num_reused_tokens += request.num_computed
-            budget -= self._put(items, request, budget)
+            pending = request.num_tokens - request.num_computed
+            budget -= self._put(items, request, min(pending, budget), samples=pending <= budget)
 
     def _reusable(self, request: Request) -> list[int]:
         """Pages that hold the request's first tokens already. Its last token is always computed, for its logits."""
@@ -168,18 +171,11 @@ class Scheduler:
         num_full = (request.num_tokens - 1) // self.page_size
         return self.pool.find(request.digest(page, self.page_size) for page in range(num_full))
 
-    def _put(self, items: list[BatchItem], request: Request, budget: int) -> int:
-        """Add as many of a request's tokens as the budget allows; returns their number."""
-        first = request.num_computed
-        pending = request.num_tokens - first
-        num_tokens = min(pending, budget)
+    def _put(self, items: list[BatchItem], request: Request, num_tokens: int, *, samples: bool) -> int:
+        """Add some of a request's tokens, up to the last known one if it samples; returns their number."""
+        first, num_shown = request.num_computed, request.num_shown_pages
         assert num_tokens > 0, "the budgets cover every running request"
-        samples = num_tokens == pending
-        items.append(
-            BatchItem(
-                request, request.row, first, num_tokens, request.num_shown_pages, samples, request.wants_prompt_rows
-            )
-        )
+        items.append(BatchItem(request, request.row, first, num_tokens, num_shown, samples, request.wants_prompt_rows))
         request.num_shown_pages = len(request.pages)
         if self.prefix_reuse:
             self._register(request, first + num_tokens)
