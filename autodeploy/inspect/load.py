@@ -102,7 +102,7 @@ def find(
         job = Job(model, **options, quantize=quantize, values=set, weights=False, progress=progress)
     if job.searches:
         raise InputError(
-            f"--quantize {quantize}: the search measures weights, which inspect reads none of; build first"
+            f"--quantize {quantize}: the search measures weights, which inspect does not read; build first"
         )
     with stage(progress, "export"):
         traced = trace_model(job.config, job.dtype)

@@ -69,7 +69,7 @@ def test_an_artifact_is_read_back(run: Command, artifact: str) -> None:
         (("--op", "linaer"), "did you mean 'linear'"),
         (("--op", "linear", "--layer", "0"), "give one of them"),
         (("--html", "/nowhere/page.html"), "there is no folder /nowhere"),
-        (("--quantize", "auto"), "--quantize auto: the search measures weights, which inspect reads none of"),
+        (("--quantize", "auto"), "--quantize auto: the search measures weights, which inspect does not read"),
     ],
 )
 def test_a_mistake_is_one_sentence(run: Command, model: str, words: tuple[str, ...], said: str) -> None:
