@@ -29,6 +29,16 @@ def overlap(device: torch.device) -> dict[str, bool]:
 
 
 @cache
+def runs_gluon(device: torch.device) -> bool:
+    """Whether kernels that are written in Gluon for Hopper run on a device.
+
+    Gluon's interface is not settled: their modules are imported with the Triton they were written for only.
+    """
+    hopper = overlaps(device) and torch.cuda.get_device_capability(device)[0] == 9
+    return hopper and triton.__version__.startswith("3.6.")
+
+
+@cache
 def multiprocessors(device: torch.device) -> int:
     """How many programs can run truly side by side; a token number in the interpreter."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4

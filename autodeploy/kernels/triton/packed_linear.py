@@ -188,10 +188,15 @@ def run(
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
     if out.numel() and config.way == "ring":
         packed_ring(rows_for(x, config), weight.contiguous(), scale.contiguous(), dense(bias), out, config, gate)
+    elif out.numel() and config.way in ("direct", "planes"):
+        from autodeploy.kernels.triton.direct_linear import Stored, fill_directly  # in Gluon: see `runs_gluon`
+
+        stored = Stored(format, weight.contiguous(), scale.contiguous(), dense(zero))
+        fill_directly(rows_for(x, config), stored, dense(bias), out, config, gate)
     elif out.numel():
         start = _vector if config.way == "vector" else _skinny
-        rows, stored = rows_for(x, config), (weight.contiguous(), scale, zero, global_scale)
-        start(rows, *stored, dense(bias), format, out, config, gate)
+        rows, given = rows_for(x, config), (weight.contiguous(), scale, zero, global_scale)
+        start(rows, *given, dense(bias), format, out, config, gate)
     return out
 
 

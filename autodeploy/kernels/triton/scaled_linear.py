@@ -164,7 +164,7 @@ def run(
     out = torch.empty((*x.shape[:-1], n), dtype=dtype, device=x.device)
     if out.numel():
         weight, weight_scale, bias = weight.contiguous(), weight_scale.contiguous(), dense(bias)
-        start = {"tiles": _tiles, "ring": scaled_ring}.get(config.way, _skinny)
+        start = {"tiles": _tiles, "ring": scaled_ring, "direct": _direct, "planes": _direct}.get(config.way, _skinny)
         start(rows_for(x, config), x_scale.contiguous(), weight, weight_scale, bias, out, config, gate)
     return out
 
@@ -197,6 +197,22 @@ def _skinny(
             *given, m, n, k, config.split_k, rows.stride(0), x_groups, weight_scale.shape[1],
             X_GROUP=x_group, SCALE_ROWS=layout.rows, WEIGHT_GROUP=layout.group, **launch.options,
         )  # fmt: skip
+
+
+def _direct(
+    rows: Tensor,
+    x_scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    config: QuantizedConfig,
+    gate: str | None,
+) -> None:
+    """Fill out by weights that go straight into registers."""
+    from autodeploy.kernels.triton.direct_linear import Stored, fill_directly  # in Gluon: see `runs_gluon`
+
+    fill_directly(rows, Stored("fp8", weight, weight_scale, None, x_scale), bias, out, config, gate)
 
 
 def _tiles(

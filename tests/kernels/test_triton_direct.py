@@ -1,0 +1,143 @@
+"""Weights that go straight to the matrix units: planned and compiled here, computed on the GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from autodeploy import ops
+from autodeploy.kernels.storage import Storage
+from tests.kernels.device import INTERPRETED
+from tests.kernels.steps import error
+from tests.kernels.test_compilation import compiled as compiled  # a fixture
+from tests.kernels.test_triton_packed import spread, stored_as
+
+pytest.importorskip("triton")
+import triton
+
+from autodeploy.kernels.triton import direct_plan, packed_linear, scaled_linear
+from autodeploy.kernels.triton.quantized import QuantizedConfig
+
+pytestmark = pytest.mark.skipif(
+    INTERPRETED or not triton.__version__.startswith("3.6."), reason="written in Gluon for Triton 3.6, not interpreted"
+)
+TOLERANCE = 5e-3
+FEW = (
+    QuantizedConfig(16, 0, 1, 4, 1, way="direct"),
+    QuantizedConfig(32, 0, 2, 4, 1, way="direct"),
+    QuantizedConfig(16, 0, 3, 8, 1, way="direct"),
+)
+SOME = (QuantizedConfig(64, 0, 1, 4, 2, way="planes"), QuantizedConfig(128, 0, 3, 8, 4, way="planes"))
+WEIGHTS = ("int4-128", "int4-128-zeros", "int4-256", "int4", "int8", "int8-64")
+CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU's own tests compile them")
+HOPPER_BYTES = 227 << 10
+
+
+def ways(m: int, name: str) -> tuple[QuantizedConfig, ...]:
+    """Those that serve m rows and a weight of a name."""
+    few = FEW if m <= direct_plan.FEW else ()
+    return (*few, *(SOME if name != "int8-64" else ()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (1000, 1408), (24, 1152)])
+@pytest.mark.parametrize("m", [1, 3, 8, 13, 20, 64])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_packed_weights(name: str, m: int, n: int, k: int, dtype: torch.dtype) -> None:
+    if name == "int4-256" and k % 256:
+        pytest.skip("no whole number of groups")
+    stored = stored_as(name, n, k, dtype)
+    x, bias = torch.randn(m, 2 * k, device="cuda").to(dtype)[:, k:] * 0.01, torch.randn(n, device="cuda").to(dtype)
+    for config, shift in zip(ways(m, name), (bias, None, bias, None, bias), strict=False):
+        out = packed_linear.run(x, *stored.arguments, shift, stored.format, config)
+        expected = x.double() @ stored.wide().T
+        if shift is not None:
+            expected += shift.double()
+        assert error(out, expected) <= TOLERANCE, config
+        gated = packed_linear.run(x, *stored.arguments, shift, stored.format, config, "silu")
+        assert error(gated, ops.gated_activation.reference(*expected.chunk(2, dim=-1), "silu")) <= TOLERANCE, config
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (1000, 1408), (24, 576)])
+@pytest.mark.parametrize("m", [1, 3, 8, 13, 64])
+def test_quantized_rows(m: int, n: int, k: int) -> None:
+    weight = torch.randn(n, k, device="cuda").to(torch.float8_e4m3fn)
+    for scale, x_scale in ((spread(n, 1), spread(m, 1)), (spread(1, 1), spread(1)[0])):
+        x = torch.randn(m, k, device="cuda").to(torch.float8_e4m3fn)
+        expected = (x.double() * x_scale) @ (weight.double() * scale).T
+        for config in ways(m, "fp8"):
+            out = scaled_linear.run(x, x_scale, weight, scale, None, torch.bfloat16, config)
+            assert error(out, expected) <= TOLERANCE, config
+
+
+@CPU_ONLY
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [FEW[1], SOME[1]])
+def test_packed_weights_compile(compiled: list[str], config: QuantizedConfig) -> None:
+    for name, gate in (("int4-128-zeros", "silu"), ("int8", None)):
+        format, k = name.split("-")[0], 1408
+        columns = k // 2 if format == "int4" else k
+        dtype = torch.uint8 if format == "int4" else torch.int8
+        scale = torch.ones(200, k // 128 if format == "int4" else 1, dtype=torch.bfloat16)
+        zero = torch.ones(scale.shape, dtype=torch.uint8) if format == "int4" else None
+        x, weight = torch.randn(3, k).bfloat16(), torch.ones(200, columns, dtype=dtype)
+        packed_linear.run(x, weight, scale, zero, None, None, format, config, gate)
+    assert len(compiled) == 2
+
+
+@CPU_ONLY
+def test_quantized_rows_compile(compiled: list[str]) -> None:
+    x, weight = (torch.ones(rows, 256).to(torch.float8_e4m3fn) for rows in (3, 40))
+    scaled_linear.run(x, torch.ones(3, 1), weight, torch.ones(40, 1), None, torch.bfloat16, FEW[0])
+    assert compiled == ["direct_kernel"]
+
+
+@pytest.fixture
+def on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_plan, "runs_gluon", lambda _: True)
+    monkeypatch.setattr(direct_plan, "shared_memory", lambda _: HOPPER_BYTES)
+
+
+INT4, LONG_INT4 = (Storage("int4", "bfloat16", 4096, groups) for groups in (32, 112))
+FP8 = Storage("fp8", "float32", 4096, 1, x_groups=1)
+
+
+@pytest.mark.usefixtures("on_hopper")
+def test_what_is_planned_fits() -> None:
+    for k, storage in ((4096, INT4), (14336, LONG_INT4), (14336, FP8)):
+        few = direct_plan.candidates(8, 4096, k, torch.bfloat16, storage)
+        assert few
+    short = direct_plan.candidates(8, 4096, 4096, torch.bfloat16, FP8)
+    assert len(few) < len(short), "32 rows of 14,336 bytes do not fit"
+    assert {one.way for one in direct_plan.candidates(64, 4096, 4096, torch.bfloat16, INT4)} == {"planes"}
+
+
+@pytest.mark.usefixtures("on_hopper")
+def test_what_is_left_to_others() -> None:
+    def reason(storage: Storage, m: int = 8, k: int = 4096, dtype: torch.dtype = torch.bfloat16) -> str | None:
+        found = direct_plan.declines(m, 4096, k, dtype, storage)
+        assert bool(direct_plan.candidates(m, 4096, k, dtype, storage)) is (found is None)
+        return found
+
+    assert reason(INT4) is None
+    assert reason(INT4, k=4160) == "rows of 4160 numbers of int4 are no whole number of units"
+    assert reason(INT4, m=65) == "65 rows of torch.bfloat16 are not multiplied"
+    assert reason(INT4, dtype=torch.float32) == "8 rows of torch.float32 are not multiplied"
+    assert reason(Storage("int4", "bfloat16", 4096, 64)) == "groups are no whole number of units"
+    assert reason(Storage("int8", "bfloat16", 4096, 64)) is None
+    assert reason(Storage("int8", "bfloat16", 4096, 64), m=32) == "groups are no whole number of units"
+    assert reason(Storage("fp8", "float32", 4096, 1)) == "fp8 is multiplied by fp8 alone"
+    blocks = Storage("fp8", "float32", 32, 32, x_groups=32)
+    assert reason(blocks) == "only fp8 with scales of whole rows is multiplied by fp8"
+    assert "numbers of nvfp4" in str(reason(Storage("nvfp4", "float8_e4m3fn", 4096, 256)))
+
+
+def test_rows_that_begin_within_a_word_are_copied() -> None:
+    from autodeploy.kernels.triton import direct_linear
+
+    rows = torch.randn(3, 9).bfloat16()[:, 1:]
+    assert direct_linear._as_words(rows).view(torch.bfloat16).equal(rows)
+    aligned = torch.randn(3, 8).bfloat16()
+    assert direct_linear._as_words(aligned).data_ptr() == aligned.data_ptr()
