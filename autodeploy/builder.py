@@ -11,7 +11,7 @@ from typing import Any
 
 from autodeploy import artifact
 from autodeploy.artifact import Artifact
-from autodeploy.errors import ArtifactError
+from autodeploy.errors import ArtifactError, InputError, nearest
 from autodeploy.hub.checkpoint import describe_checkpoint
 from autodeploy.job import Job
 from autodeploy.plan import Plan, checkpoint_decisions
@@ -20,6 +20,7 @@ from autodeploy.quality.search import Limits
 from autodeploy.quality.text import SAMPLE, read_text
 from autodeploy.workpiece import Made, Wishes, make
 
+LOAD_FORMATS = ("auto", "random")
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -77,6 +78,8 @@ def build(
     pass that moves the numbers further than it declares, and QualityError for a program past the limits, leaving
     nothing.
     """
+    if load_format not in LOAD_FORMATS:
+        raise InputError(f"--load-format {load_format}: not a choice; {nearest(load_format, LOAD_FORMATS)}")
     options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload}
     progress, out = progress or NullProgress(), Path(out)
     artifact.check_target(out)

@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 from transformers import PreTrainedModel
 
 from autodeploy.calibration.result import Calibration
+from autodeploy.errors import InputError
 from autodeploy.export import Traced
 from autodeploy.graph.copy import copy_graph
 from autodeploy.kernels import KernelTable
@@ -27,7 +28,12 @@ def prepare(
     fuel: int | None = None,
     calibration: Calibration | None = None,
 ) -> tuple[GraphModule, Context]:
-    """A copy of the traced graph, and a context with the plan of its weights, as a calibration changes them."""
+    """A copy of the traced graph, and a context with the plan of its weights, as a calibration changes them.
+
+    Raises InputError for less fuel than none.
+    """
+    if fuel is not None and fuel < 0:
+        raise InputError(f"fuel={fuel}: how many rewrites may be done; give 0 or more, or None for all")
     graph_module = copy_graph(traced.graph_module)
     weights = plan_weights(traced.model, source) if isinstance(traced.model, PreTrainedModel) else WeightPlan()
     for name, tensor in traced.constants.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
@@ -84,6 +84,8 @@ class LLM:
 
 def chat_token_ids(tokenizer: Tokenizer | None, conversation: list[Any], options: dict[str, Any]) -> list[int]:
     """Token ids of a conversation in the tokenizer's chat template; raises `RequestError` if that cannot be."""
+    if not isinstance(conversation, list) or not all(isinstance(message, Mapping) for message in conversation):
+        raise RequestError(f"messages are a list of {{'role': …, 'content': …}}, got {conversation!r:.80}")
     if tokenizer is None:
         raise RequestError("chat needs a tokenizer, which this model has not: use generate with prompt_token_ids")
     try:

@@ -99,6 +99,21 @@ def test_fuel_bounds_the_rewrites(model_folder: Path, tmp_path: Path) -> None:
     assert sum(report.matches for report in optimized.history) == some
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"load_format": "ranodm"}, "--load-format ranodm: not a choice; did you mean 'random'"),
+        ({"load_format": "random", "fuel": -1}, "fuel=-1: how many rewrites may be done; give 0 or more"),
+    ],
+)
+def test_a_mistake_of_a_script_is_told(
+    model_folder: Path, tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        ad.build(str(model_folder), out=tmp_path / "out", gpu="cpu", **options)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("option", [{"dtype": "bf16"}, {"set": {"passes.fuse_qkv": False}}, {"gpu": "h100"}])
 def test_an_artifact_refuses_what_its_build_decided(
     model_folder: Path, tmp_path: Path, option: dict[str, object]

@@ -72,6 +72,12 @@ def test_what_the_template_refuses_is_a_request_error(llm: LLM) -> None:
         llm.chat([{"role": "clown", "content": "hi"}])
 
 
+@pytest.mark.parametrize("messages", ["hi", ["hi"], [["hi"]], [{"role": "user", "content": "hi"}, "hi"]])
+def test_what_is_no_conversation_is_a_request_error(llm: LLM, messages: Any) -> None:
+    with pytest.raises(RequestError, match=r"messages are a list of \{'role': …, 'content': …\}, got "):
+        llm.chat(messages)
+
+
 def test_chat_needs_a_tokenizer() -> None:
     with pytest.raises(RequestError, match="chat needs a tokenizer"):
         LLM(Engine.of(FakeModel(), None, RuntimeSettings(num_pages=8))).chat([{"role": "user", "content": "hi"}])
