@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -29,27 +30,37 @@ def hessian(inputs: Sequence[Tensor]) -> Tensor:
 def round_by(curvature: Tensor, weight: Tensor, scheme: Scheme) -> Parts:
     """Round `weight [N, K]` so that its product with the inputs of that `curvature [K, K]` changes little.
 
-    `scheme` is int8 with a scale an output, or int4 in groups; a group's scale is found when its turn comes. Scales are
-    in the dtype that `round_weight` gives them.
+    `scheme` is int8 with a scale an output, or int4 in groups. Scales are those of `round_weight`, so that columns can
+    go by the size of their inputs: the largest first, which all others then make up for.
     """
-    factor = _factor(curvature)
-    rest = weight.float().clone()
-    rest[:, curvature.diagonal() == 0] = 0.0  # what is never read
-    group = scheme.group or weight.shape[1]
+    wide = weight.masked_fill(curvature.diagonal() == 0, 0)  # what is never read
+    parts = round_weight(wide, scheme)
+    order = curvature.diagonal().argsort(descending=True)
+    rest = wide.float()[:, order]
+    step, middle = (one.expand_as(rest)[:, order] for one in _grid(parts, rest.shape, scheme))
+    factor = _factor(curvature[order][:, order])
     codes = torch.empty_like(rest)
-    found: list[Parts] = []
+    low, high = (0, 15) if scheme.weights == "int4" else (-127, 127)
     for start in range(0, weight.shape[1], BLOCK):
         stop = min(start + BLOCK, weight.shape[1])
         errors = torch.zeros(len(rest), stop - start, device=rest.device)
         for column in range(start, stop):
-            if column % group == 0:
-                found.append(_scales(rest, column, group, weight.dtype, scheme))
-            codes[:, column], rounded = _nearest(rest[:, column], found[-1], scheme)
+            code = ((rest[:, column] / step[:, column]).round() + middle[:, column]).clamp(low, high)
+            rounded = (code - middle[:, column]) * step[:, column]
             error = (rest[:, column] - rounded) / factor[column, column]
             rest[:, column:stop].addr_(error, factor[column, column:stop], alpha=-1)
-            errors[:, column - start] = error
+            errors[:, column - start], codes[:, column] = error, code
         rest[:, stop:].addmm_(errors, factor[start:stop, stop:], alpha=-1)
-    return _joined(codes, found, scheme)
+    codes = codes[:, order.argsort()]
+    return replace(parts, values=pack_nibbles(codes) if scheme.weights == "int4" else codes.to(torch.int8))
+
+
+def _grid(parts: Parts, shape: torch.Size, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """The scale, and the code of zero, of each of the numbers `[N, K]` or of a row of them, in float32."""
+    step = spread(parts.scale.float(), shape, scheme.weights)
+    if scheme.weights != "int4":
+        return step, torch.zeros_like(step)
+    return step, torch.full_like(step, 8) if parts.zero is None else spread(parts.zero.float(), shape, "int4")
 
 
 def _factor(curvature: Tensor) -> Tensor:
@@ -62,23 +73,3 @@ def _factor(curvature: Tensor) -> Tensor:
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor
 
-
-def _scales(rest: Tensor, column: int, group: int, dtype: torch.dtype, scheme: Scheme) -> Parts:
-    return round_weight(rest[:, column : column + group].to(dtype), scheme)
-
-
-def _nearest(column: Tensor, parts: Parts, scheme: Scheme) -> tuple[Tensor, Tensor]:
-    """The codes of a column `[N]`, and what they stand for."""
-    scale = spread(parts.scale.float(), (len(column), 1), scheme.weights)[:, 0]
-    low, high, zero = -127, 127, torch.zeros_like(scale)
-    if scheme.weights == "int4":
-        low, high = 0, 15
-        zero = zero + 8 if parts.zero is None else parts.zero[:, 0].float()
-    codes = ((column / scale).round() + zero).clamp(low, high)
-    return codes, (codes - zero) * scale
-
-
-def _joined(codes: Tensor, found: Sequence[Parts], scheme: Scheme) -> Parts:
-    values = pack_nibbles(codes) if scheme.weights == "int4" else codes.to(torch.int8)
-    zeros = [one.zero for one in found if one.zero is not None]
-    return Parts(values, torch.cat([one.scale for one in found], 1), torch.cat(zeros, 1) if zeros else None)
