@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 
-from autodeploy.errors import ModelError
+from autodeploy.errors import ModelError, closest
 
 LOG_IN = "log in with `hf auth login` or HF_TOKEN"
 
@@ -53,9 +52,9 @@ def _nearest_model(repo_id: str) -> str:
     searches = ({"author": author},) if separator else ()
     for search in (*searches, {"search": name}, {"search": beginning}):
         models = _models(search)
-        close = get_close_matches(repo_id.lower(), models, n=1, cutoff=0.6)
-        if close:
-            return f"did you mean {models[close[0]]!r}?"
+        close = closest(repo_id.lower(), models, cutoff=0.6)
+        if close is not None:
+            return f"did you mean {models[close]!r}?"
     return "check the spelling."
 
 
