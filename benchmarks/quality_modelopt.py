@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,27 +25,43 @@ def _int4(group: int) -> Settings:
 
 _NVFP4: Settings = {"num_bits": (2, 1), "block_sizes": {-1: 16, "type": "dynamic", "scale_bits": (4, 3)}}
 _FP8: Settings = {"num_bits": (4, 3), "axis": None}
-CONFIGS: Mapping[str, tuple[Settings, Settings | None, str]] = {
-    "fp8": (_FP8, _FP8, "max"),
-    "smoothquant": ({"num_bits": 8, "axis": 0}, {"num_bits": 8, "axis": None}, "smoothquant"),
-    "int4_g64": (_int4(64), None, "max"),
-    "awq_g64": (_int4(64), None, "awq_lite"),
-    "awq_g32": (_int4(32), None, "awq_lite"),
-    "gptq_g64": (_int4(64), None, "gptq"),
-    "nvfp4": (_NVFP4, None, "max"),
-    "nvfp4 inputs too": (_NVFP4, _NVFP4, "max"),
-    "nvfp4_awq": (_NVFP4, None, "awq_lite"),
+
+
+@dataclass(frozen=True)
+class Config:
+    """Its formats of weights and of inputs, and its algorithm; of some `layers`, or of all. The head stays as it is."""
+
+    weights: Settings
+    inputs: Settings | None = None
+    algorithm: str = "max"
+    layers: tuple[int, ...] = ()
+
+    def entries(self) -> list[Settings]:
+        """What modelopt takes: every quantizer is off but these."""
+        where = [f"*layers.{layer}.*" for layer in self.layers] or ["*"]
+        found: list[Settings] = [{"quantizer_name": "*", "enable": False}]
+        for one in where:
+            found.append({"quantizer_name": f"{one}weight_quantizer", "cfg": self.weights})
+            found += [{"quantizer_name": f"{one}input_quantizer", "cfg": self.inputs}] if self.inputs else []
+        return [*found, {"quantizer_name": "*lm_head*", "enable": False}]
+
+
+CONFIGS: Mapping[str, Config] = {
+    "fp8": Config(_FP8, _FP8),
+    "smoothquant": Config({"num_bits": 8, "axis": 0}, {"num_bits": 8, "axis": None}, "smoothquant"),
+    "int4_g64": Config(_int4(64)),
+    "awq_g64": Config(_int4(64), None, "awq_lite"),
+    "awq_g32": Config(_int4(32), None, "awq_lite"),
+    "gptq_g64": Config(_int4(64), None, "gptq"),
+    "gptq_g64 of layers 10-13": Config(_int4(64), None, "gptq", (10, 11, 12, 13)),
+    "nvfp4": Config(_NVFP4),
+    "nvfp4_awq": Config(_NVFP4, None, "awq_lite"),
 }
-"""Its formats of weights and of inputs, and its algorithm; the head stays as it is."""
+"""What can be measured, by the names that rows have; its GPTQ of a whole model takes an hour."""
 
 
 def simulate(folder: Path, name: str, windows: Sequence[Sequence[int]], device: torch.device) -> Predict:
     """The model in `folder`, in float32, quantized by modelopt as CONFIGS has it and calibrated on `windows`."""
-    weights, inputs, algorithm = CONFIGS[name]
-    entries: list[Settings] = [{"quantizer_name": "*", "enable": False}]
-    entries += [{"quantizer_name": "*weight_quantizer", "cfg": weights}]
-    entries += [{"quantizer_name": "*input_quantizer", "cfg": inputs}] if inputs else []
-    entries += [{"quantizer_name": "*lm_head*", "enable": False}]
     factory: Any = AutoModelForCausalLM
 
     def calibrate(model: Any) -> None:
@@ -56,7 +73,7 @@ def simulate(folder: Path, name: str, windows: Sequence[Sequence[int]], device: 
         import modelopt.torch.quantization as mtq
 
         model = factory.from_pretrained(folder, dtype=torch.float32).eval().to(device)
-        settings = {"quant_cfg": entries, "algorithm": {"method": algorithm}}
+        settings = {"quant_cfg": CONFIGS[name].entries(), "algorithm": {"method": CONFIGS[name].algorithm}}
         quantized = mtq.quantize(model, settings, calibrate)
 
     def predict(group: Sequence[Sequence[int]]) -> Tensor:

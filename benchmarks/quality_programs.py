@@ -40,13 +40,16 @@ def _cache(format: str, request: Request | None = None) -> Way:
     return Way({"passes.quantize_cache.format": format}, request)
 
 
+SOME = {"match": "*", "layers": "10-13", "scheme": "int4_g64"}
 PLAIN = ("int8", "fp8", "int8_dynamic", "fp8_weights", "int4_g64", "int4_g32", "int4_zeros_g32", "nvfp4", "mxfp4")
 WAYS: Mapping[str, Way] = {
     **{name: _scheme(name) for name in PLAIN},
     "fp8 cache": _cache("fp8"),
+    "fp8 cache, calibrated": _cache("fp8", Request(cache="fp8", method="mse")),
     "int8 cache": _cache("int8", Request(cache="int8")),
     "fp8_tensor static": _scheme("fp8_tensor", Request(quantize="fp8_tensor")),
     **{name: _scheme(one.scheme, Request(quantize=name)) for name, one in TECHNIQUES.items()},
+    "gptq_g64 of layers 10-13": Way({"passes.mark_precision.rules": [SOME]}, Request(quantize="gptq_g64")),
 }
 """What can be measured, by the names that rows have."""
 
