@@ -59,16 +59,23 @@ def checkpoint_decisions(found: Checkpoint, stored: str | None) -> tuple[Decisio
 
 
 def recipe_decisions(recipe: ResolvedRecipe[Any, Any]) -> tuple[Decision, ...]:
-    """The passes in one line, then each value that somebody chose for a pass or for the runtime."""
-    names = ", ".join(name for name, _ in recipe.passes)
+    """How many passes there are, then each value that somebody chose for a pass or for the runtime."""
     layers = dict.fromkeys(choice.origin.layer for choice in recipe.choices if choice.key.startswith("passes."))
-    pipeline = Decision("passes", names or "none", f"from {', '.join(layers) or 'an empty recipe'}")
+    told = f"from {', '.join(layers) or 'an empty recipe'}; `autodeploy explain` lists them"
+    pipeline = Decision("passes", str(len(recipe.passes)), told)
     values = (
-        Decision(choice.key, str(choice.value), _why(choice.origin))
+        Decision(choice.key, _text(choice.value), _why(choice.origin))
         for choice in recipe.choices
         if choice.key.startswith("runtime.") or choice.key.count(".") == 2 or choice.origin.layer.startswith("plugin ")
     )
     return (pipeline, *values)
+
+
+def _text(value: object) -> str:
+    """A value as `--set` takes it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _why(origin: Origin) -> str:

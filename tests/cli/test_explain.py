@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from autodeploy.builder import plan
 from autodeploy.explanation import explain_pattern
 from tests.cli.conftest import FakeBuilder, Run
 from tests.families import config_of
@@ -102,3 +103,10 @@ def test_without_a_pattern_the_plan_and_the_recipe_are_shown(
 def test_a_plan_alone_needs_no_compiler(run: Command, builder: FakeBuilder) -> None:
     assert "no recipe knows it" in run("explain", "org/name").out
     assert builder.calls[0][0] == "org/name"
+
+
+def test_the_decisions_of_a_build_are_short_and_written_as_set_takes_them(model: str) -> None:
+    told = {one.what: one for one in plan(model, gpu="cpu").decisions}
+    assert told["passes"].value.isdigit()
+    assert told["passes"].reason == "from default; `autodeploy explain` lists them"
+    assert told["runtime.prefix_reuse"].value == "on"
