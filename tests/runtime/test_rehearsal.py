@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
 from autodeploy.runtime.graphs import decode_buckets, mixed_buckets
 from autodeploy.runtime.model import StepInputs
+from autodeploy.runtime.packing import PackedStep
 from autodeploy.runtime.rehearsal import classes, rehearse
 from autodeploy.runtime.settings import RuntimeSettings
+from autodeploy.runtime.tables import begin_step
 from tests.runtime.fakes import FakeModel
 
 
@@ -30,6 +33,20 @@ def test_every_class_of_sizes_is_run_with_pages_as_they_will_be() -> None:
     run = list(rehearse(model, RuntimeSettings(page_size=4, max_batch_size=40), buckets))
     assert model.shapes == [(one.num_tokens, one.num_requests, 16) for one in run]
     assert run == sorted(classes(buckets), reverse=True)
+
+
+def test_tokens_are_valid_where_the_kernel_that_begins_a_step_is_only_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noted(step: PackedStep[Tensor], table: Tensor, last_tokens: Tensor) -> tuple[Tensor, ...]:
+        _, *others = begin_step(step, table, last_tokens)
+        return torch.full_like(step.token_ids, 2**40), *others
+
+    class Embedding(FakeModel):
+        def forward(self, inputs: StepInputs, cache: list[Tensor]) -> Tensor:
+            assert inputs.input_ids.max() < self.vocab_size
+            return torch.zeros(len(inputs.logit_rows), self.vocab_size)
+
+    monkeypatch.setattr("autodeploy.runtime.tables.choose_begin", lambda device: noted)
+    assert list(rehearse(Embedding(), RuntimeSettings(page_size=4, max_batch_size=8), decode_buckets(8)))
 
 
 def test_classes_are_the_ends_of_each_power_of_two() -> None:
