@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import least_squares
 
-from autodeploy.cost import Pace, Work
+from autodeploy.cost import Kind, Pace, Work
 from autodeploy.hardware import load_gpu
 
 NOISE = 0.04
 """Of a step's time: how far apart two runs were, and more, for the model is no better than that."""
+FITTED_KINDS: Sequence[Kind] = ("matmul", "attention", "rows")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def pace_of(values: Mapping[str, float]) -> Pace:
     known = Pace.of(load_gpu("h200"))
     compute = {**known.reach.compute, "matmul": values["matmul"]}
     shares = {name: values[name] for name in ("scaled", "paged_read", "sharpness")}
-    kernels = {kind: 1e-6 * values[f"{kind} us"] for kind in ("matmul", "attention", "rows")}
+    kernels = {kind: 1e-6 * values[f"{kind} us"] for kind in FITTED_KINDS}
     latencies = replace(
         known.latencies,
         kernels={**known.latencies.kernels, **kernels},
