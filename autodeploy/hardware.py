@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,14 @@ from autodeploy.yamlfile import read_yaml
 
 Precision = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int8", "int4"]
 Rates = dict[Precision, float]
+PRECISIONS: Mapping[str, Precision] = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float8_e4m3fn": "fp8",
+    "int8": "int8",
+}
+"""What the arithmetic on a dtype of torch is called in the files of GPUs."""
 
 # The first compute capability whose tensor cores (or, for bf16, arithmetic) have the feature.
 FEATURES = {

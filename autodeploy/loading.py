@@ -19,9 +19,10 @@ from autodeploy.program import Program, ProgramSpec
 from autodeploy.runtime.clock import Phases
 from autodeploy.runtime.compiler import Compiler
 from autodeploy.runtime.core import EngineCore, captured
+from autodeploy.runtime.graphs import large_buckets
 from autodeploy.runtime.rehearsal import rehearse
 from autodeploy.runtime.settings import RuntimeSettings
-from autodeploy.tuning import matmuls_of, tune
+from autodeploy.tuning import sites_of, tune
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -49,7 +50,7 @@ def load_core(
     phases.mark("graph")
     buckets = captured(program, resolved)
     if compiler is not None and buckets:
-        compiler.compile(rehearse(program, resolved, buckets))
+        compiler.compile(rehearse(program, resolved, (*buckets, *large_buckets(resolved.max_num_tokens))))
     phases.mark("kernels")
     reading.wait()
     phases.mark("weights")
@@ -75,8 +76,8 @@ def _begin(found: Artifact, gpu: str, capture: str | None) -> tuple[Program, Rea
     reading = found.start_reading(device)
     spec = ProgramSpec.from_dict(found.manifest.details["program"])  # type: ignore[arg-type]
     graph_module, table = found.graph_module(), kernel_table(device)
-    matmuls = matmuls_of(graph_module.graph)
-    tuning = tune(matmuls, table, device, found.tuning, lambda _: reading.wait())  # kernels are timed on a quiet device
+    sites = sites_of(graph_module.graph)
+    tuning = tune(sites, table, device, found.tuning, lambda _: reading.wait())  # kernels are timed on a quiet device
     return Program(graph_module, reading.tensors, table, device, spec, capture, tuning), reading
 
 

@@ -16,8 +16,10 @@ from autodeploy.kernels import Kernel, KernelTable
 from autodeploy.kernels.native import why_unavailable
 from autodeploy.kernels.native.steps import RecordedSteps, why_not_recordable
 from autodeploy.runtime.model import StepInputs
-from autodeploy.tuning.choices import MATMULS, Choices, Matmul
-from autodeploy.tuning.dispatch import tuned_linear
+from autodeploy.tuning.attention import ATTENTIONS, attention_of
+from autodeploy.tuning.choices import Choices
+from autodeploy.tuning.dispatch import tuned_attention, tuned_linear
+from autodeploy.tuning.matmul import MATMULS, Matmul
 from autodeploy.tuning.session import Tuning
 
 _STEP_INPUTS = frozenset(StepInputs.__dataclass_fields__)
@@ -194,7 +196,12 @@ def _callable(node: Node, table: KernelTable, device: torch.device, choices: Cho
     if "backend" not in node.meta:
         return node.target
     kernel = _kernel(node, table, device)
-    return tuned_linear(Matmul.of(node), choices, table, kernel.run) if node.target in MATMULS else kernel.run
+    if node.target in MATMULS:
+        return tuned_linear(Matmul.of(node), choices, table, kernel.run)
+    if node.target in ATTENTIONS and choices.entries:
+        kinds = attention_of(node, prompt=False), attention_of(node, prompt=True)
+        return tuned_attention(kinds, choices, table, kernel.run)
+    return kernel.run
 
 
 def _kernel(node: Node, table: KernelTable, device: torch.device) -> Kernel:

@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from autodeploy.kernels.triton import decode as decode_module
 from autodeploy.kernels.triton import prefill as prefill_module
-from autodeploy.kernels.triton.attention import decode_config, hopper_kernels, prefill_config
+from autodeploy.kernels.triton.attention_config import decode_config, hopper_kernels, prefill_config
 from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import DecodeConfig
 from autodeploy.kernels.triton.paged import Paged, Scoring

@@ -1,4 +1,4 @@
-"""Find the fastest kernel for every projection."""
+"""Find the fastest kernel for every projection and every attention."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pydantic import Field
 from torch.fx import GraphModule
 
 from autodeploy.pipeline import Context, Pass, Stage
-from autodeploy.tuning import ROWS, matmuls_of, tune
+from autodeploy.tuning import ROWS, sites_of, tune
 
 
 class TuneKernels(Pass):
-    """Time the kernels of each projection, for several numbers of rows, and keep the fastest that is right.
+    """Time the kernels of projections and attention, for several numbers of rows, and keep the fastest that are right.
 
     `max_rows` is the most rows that a step will have: with more than the next number that is measured, nothing is.
     Without the GPU that the program is for, nothing is measured: the table's order decides until it first loads there.
@@ -24,8 +24,7 @@ class TuneKernels(Pass):
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
         """Measure what nobody has measured before, and report every choice."""
-        matmuls = matmuls_of(gm.graph)
-        ctx.tuning = tune(matmuls, ctx.kernels, ctx.device, max_rows=self.max_rows)
+        ctx.tuning = tune(sites_of(gm.graph), ctx.kernels, ctx.device, max_rows=self.max_rows)
         ctx.notes += ctx.tuning.notes
-        ctx.notes += [f"{matmul}: {choice}" for matmul, choice in ctx.tuning.choices]
+        ctx.notes += [f"{site}: {choice}" for site, choice in ctx.tuning.choices]
         return len(ctx.tuning.choices.entries)

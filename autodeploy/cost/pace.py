@@ -9,18 +9,9 @@ from typing import Literal
 
 from autodeploy.cost.reach import CPU, GPU, REACH, Latencies, Reach
 from autodeploy.cost.work import Work
-from autodeploy.hardware import Gpu, Precision
+from autodeploy.hardware import PRECISIONS, Gpu, Precision
 
 Bound = Literal["memory", "compute", "launches"]
-
-PRECISIONS: Mapping[str, Precision] = {
-    "float32": "fp32",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "float8_e4m3fn": "fp8",
-    "int8": "int8",
-}
-"""What the arithmetic on a dtype of torch is called in the files of GPUs."""
 
 READ_SHARE = 0.915  # of a datasheet's bandwidth: 4,390 GB/s read of 4,800
 MATMUL_SHARES: Mapping[Precision, float] = {"fp8": 0.65, "fp4": 0.65, "int8": 0.65}  # 1,292 TFLOP/s of 1,979

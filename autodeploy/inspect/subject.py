@@ -10,9 +10,9 @@ from torch.fx import GraphModule
 from transformers import PreTrainedModel
 
 from autodeploy.cost import CostModel, Pace, StepShape
-from autodeploy.cost.pace import PRECISIONS, Timed
+from autodeploy.cost.pace import Timed
 from autodeploy.errors import RecipeError
-from autodeploy.hardware import Gpu, load_gpu
+from autodeploy.hardware import PRECISIONS, Gpu, load_gpu
 from autodeploy.inspect.describe import NO_COSTS, Costs
 from autodeploy.inspect.fold import fold_graph
 from autodeploy.inspect.model import GraphView, OperatorCost

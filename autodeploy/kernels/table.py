@@ -22,11 +22,12 @@ def _serves_all(*_: object, **__: object) -> str | None:
 
 @dataclass(frozen=True)
 class Tunable:
-    """The ways in which a projection's kernel can cut its work.
+    """The ways in which a kernel of a projection or of attention can cut its work.
 
     `configs(rows, n, k, dtype)` are those worth timing for `[rows, k]` by a weight `[n, k]`, the best guess first; none
-    when no such number of rows is served. For a quantized weight it takes its `Storage` as well. `bind(config)`
-    computes the operator in one of them, and `config_type` makes one of the JSON data of its fields.
+    when no such number of rows is served. For a quantized weight it takes its `Storage` as well. For attention it is
+    `configs(rows, attention)`, of an `Attention`. `bind(config)` computes the operator in one of them, and
+    `config_type` makes one of the JSON data of its fields.
     """
 
     configs: Callable[..., tuple[Any, ...]]

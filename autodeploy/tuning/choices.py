@@ -1,4 +1,4 @@
-"""What was chosen: for each matmul and number of rows, a backend and how it runs."""
+"""What was chosen: for each operator that is tuned and number of rows, a backend and how it runs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from autodeploy.kernels.attention import Attention
 from autodeploy.kernels.storage import Storage
-from autodeploy.tuning.matmul import MATMULS, Matmul
+from autodeploy.tuning.matmul import Matmul
 
-__all__ = ["MATMULS", "Choice", "Choices", "Matmul"]
+Site = Matmul | Attention
+"""What choices are made for."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The fastest way to compute a matmul of `rows` rows that gave the right numbers.
+    """The fastest way to compute something of `rows` rows that gave the right numbers.
 
     `config` is what the kernel's `tunable` makes a configuration of; None where it has none. `seconds` is the time of a
-    call inside a CUDA graph; the runner-up is the fastest of another backend or configuration.
+    call inside a CUDA graph, and `floor_seconds` what the device needs at least to read and compute as much, 0 where
+    nobody knows; the runner-up is the fastest of another backend or configuration.
     """
 
     rows: int
@@ -27,65 +30,80 @@ class Choice:
     seconds: float
     runner_up: str = ""
     runner_up_seconds: float = 0.0
+    floor_seconds: float = 0.0
+
+    @property
+    def floor_fraction(self) -> float:
+        """How much of its time the device could not have done without."""
+        return self.floor_seconds / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
         how = "" if self.config is None else " " + ", ".join(f"{key} {value}" for key, value in self.config.items())
         behind = f" (then {self.runner_up}, {self.runner_up_seconds * 1e6:.1f})" if self.runner_up else ""
-        return f"up to {self.rows} rows by {self.backend}{how} in {self.seconds * 1e6:.1f} us{behind}"
-
-    def floor_fraction(self, matmul: Matmul, bytes_per_second: float) -> float:
-        """How much of the time the memory needs for the weight alone."""
-        return matmul.weight_bytes / bytes_per_second / self.seconds
+        floor = f", {self.floor_fraction:.2f} of the floor" if self.floor_seconds else ""
+        return f"up to {self.rows} rows by {self.backend}{how} in {self.seconds * 1e6:.1f} us{floor}{behind}"
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The choices for some matmuls, by the number of rows; an immutable value."""
+    """The choices for some sites, by the number of rows; an immutable value."""
 
-    entries: Mapping[Matmul, tuple[Choice, ...]] = field(default_factory=dict)
+    entries: Mapping[Site, tuple[Choice, ...]] = field(default_factory=dict)
 
-    def find(self, matmul: Matmul, rows: int) -> Choice | None:
+    def find(self, site: Site, rows: int) -> Choice | None:
         """The choice for the least measured number of rows that is not below `rows`; None past the last."""
-        choices = self.entries.get(matmul, ())
+        choices = self.entries.get(site, ())
         place = bisect_left(choices, rows, key=lambda choice: choice.rows)
         return choices[place] if place < len(choices) else None
 
     def missing(
-        self, matmuls: Iterable[Matmul], rows_of: Callable[[Matmul], Iterable[int]] = lambda _: ()
-    ) -> tuple[Matmul, ...]:
+        self, sites: Iterable[Site], rows_of: Callable[[Site], Iterable[int]] = lambda _: ()
+    ) -> tuple[Site, ...]:
         """Those that nothing is known of, or not all the numbers of rows that `rows_of` gives."""
-        return tuple(matmul for matmul in matmuls if not self._reach(matmul, rows_of(matmul)))
+        return tuple(site for site in sites if not self._reach(site, rows_of(site)))
 
-    def _reach(self, matmul: Matmul, rows: Iterable[int]) -> bool:
-        known = {choice.rows for choice in self.entries.get(matmul, ())}
+    def _reach(self, site: Site, rows: Iterable[int]) -> bool:
+        known = {choice.rows for choice in self.entries.get(site, ())}
         return bool(known) and known.issuperset(rows)
 
-    def only(self, matmuls: Iterable[Matmul]) -> Choices:
-        """Those for `matmuls`."""
-        return Choices({matmul: self.entries[matmul] for matmul in matmuls if matmul in self.entries})
+    def only(self, sites: Iterable[Site]) -> Choices:
+        """Those for `sites`."""
+        return Choices({site: self.entries[site] for site in sites if site in self.entries})
 
     def __or__(self, other: Choices) -> Choices:
         """Both, where `other` wins."""
         return Choices({**self.entries, **other.entries})
 
-    def __iter__(self) -> Iterator[tuple[Matmul, Choice]]:
-        for matmul, choices in self.entries.items():
+    def __iter__(self) -> Iterator[tuple[Site, Choice]]:
+        for site, choices in self.entries.items():
             for choice in choices:
-                yield matmul, choice
+                yield site, choice
 
     def as_data(self) -> list[dict[str, Any]]:
         """The choices as JSON data."""
         return [
-            {**asdict(matmul), "choices": [asdict(choice) for choice in choices]}
-            for matmul, choices in sorted(self.entries.items())
+            {**asdict(site), "choices": [asdict(choice) for choice in choices]}
+            for site, choices in sorted(self.entries.items(), key=lambda entry: str(entry[0]))
         ]
 
     @classmethod
     def from_data(cls, data: list[dict[str, Any]]) -> Choices:
         """The choices from what `as_data` gave; raises KeyError or TypeError for anything else."""
-        entries = {}
+        entries: dict[Site, tuple[Choice, ...]] = {}
         for one in data:
-            choices = tuple(sorted((Choice(**choice) for choice in one["choices"]), key=lambda choice: choice.rows))
-            storage = Storage(**one.get("storage", {}))  # there was none before weights could be quantized
-            entries[Matmul(one["n"], one["k"], one["dtype"], one["has_bias"], one["gate"], storage)] = choices
+            choices = (Choice(**choice) for choice in one["choices"])
+            entries[_site_from(one)] = tuple(sorted(choices, key=lambda choice: choice.rows))
         return cls(entries)
+
+
+def choices_from(data: Mapping[str, Any]) -> Choices:
+    """The choices of a file, which once held those of matmuls alone; raises KeyError or TypeError for anything else."""
+    return Choices.from_data(data["choices"] if "choices" in data else data["matmuls"])
+
+
+def _site_from(data: Mapping[str, Any]) -> Site:
+    fields = {key: value for key, value in data.items() if key != "choices"}
+    if "heads" in fields:
+        return Attention(**fields)
+    storage = Storage(**fields.pop("storage", {}))  # there was none before weights could be quantized
+    return Matmul(**fields, storage=storage)

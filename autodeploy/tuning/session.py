@@ -8,17 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.fx import Graph
 
 from autodeploy.kernels import KernelTable
-from autodeploy.tuning.choices import Choices
-from autodeploy.tuning.matmul import Matmul
+from autodeploy.kernels.attention import Attention
+from autodeploy.tuning.attention import attentions_of
+from autodeploy.tuning.choices import Choices, Site, choices_from
+from autodeploy.tuning.matmul import Matmul, matmuls_of
 from autodeploy.tuning.store import Conditions, conditions, load_choices, save_choices
 from autodeploy.tuning.tune import ROWS, rows_of, tune_matmuls
+from autodeploy.tuning.tune_attention import attention_rows_of, leaves_choice, tune_attentions
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The choices for a model's matmuls, under which conditions they hold, and what the user should know of them."""
+    """The choices for a model, under which conditions they hold, and what the user should know of them."""
 
     choices: Choices = field(default_factory=Choices)
     conditions: Conditions | None = None
@@ -26,27 +30,31 @@ class Tuning:
 
     def as_dict(self) -> dict[str, Any]:
         """The choices and conditions as JSON data."""
-        return {"conditions": dict(self.conditions or {}), "matmuls": self.choices.as_data()}
+        return {"conditions": dict(self.conditions or {}), "choices": self.choices.as_data()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Tuning:
         """The choices and conditions from what `as_dict` gave."""
-        return cls(Choices.from_data(data["matmuls"]), data["conditions"])
+        return cls(choices_from(data), data["conditions"])
+
+
+def sites_of(graph: Graph) -> tuple[Site, ...]:
+    """What is tuned of a graph: its distinct projections and attention layers."""
+    return (*matmuls_of(graph), *attentions_of(graph))
 
 
 def tune(
-    matmuls: Sequence[Matmul],
+    sites: Sequence[Site],
     table: KernelTable,
     device: torch.device,
     known: Tuning | None = None,
-    observe: Callable[[Matmul], None] = lambda _: None,
+    observe: Callable[[Site], None] = lambda _: None,
     max_rows: int = 0,
 ) -> Tuning:
-    """Choices for `matmuls` on `device`: those of `known` and the user's cache, and measured ones for the others.
+    """Choices for `sites` on `device`: those of `known` and the user's cache, and measured ones for the others.
 
     What is known must reach `max_rows`, of which 0 means that whatever is known will do. What is measured goes to the
-    user's cache. Nothing is measured for a CPU, whose kernels leave no choice, nor for a
-    GPU that is not here.
+    user's cache. Nothing is measured for a CPU, whose kernels leave no choice, nor for a GPU that is not here.
     """
     if device.type == "cpu":
         return Tuning()
@@ -56,12 +64,32 @@ def tune(
     choices = load_choices(here)
     if known is not None and known.conditions == here:
         choices = choices | known.choices
-    missing = choices.missing(matmuls, lambda one: rows_of(one, max_rows) if max_rows else ())
+    tunable = [site for site in sites if isinstance(site, Matmul) or leaves_choice(site, table)]
+    missing = choices.missing(tunable, lambda one: _rows_of(one, max_rows) if max_rows else ())
     notes: tuple[str, ...] = ()
     if missing:
         started = time.perf_counter()
-        measured = tune_matmuls(missing, table, observe, max_rows or ROWS[-1])
+        measured = _measure(missing, table, observe, max_rows or ROWS[-1])
         save_choices(here, measured)
         choices = choices | measured
-        notes = (f"tuned {len(missing)} matmuls in {time.perf_counter() - started:.0f} s",)
-    return Tuning(choices.only(matmuls), here, notes)
+        notes = (f"tuned {_counted(missing)} in {time.perf_counter() - started:.0f} s",)
+    return Tuning(choices.only(sites), here, notes)
+
+
+def _measure(sites: Sequence[Site], table: KernelTable, observe: Callable[[Site], None], max_rows: int) -> Choices:
+    matmuls = [site for site in sites if isinstance(site, Matmul)]
+    attentions = [site for site in sites if isinstance(site, Attention)]
+    measured = tune_matmuls(matmuls, table, observe, max_rows)
+    return measured | tune_attentions(attentions, table, observe, max_rows)
+
+
+def _rows_of(site: Site, max_rows: int) -> tuple[int, ...]:
+    return rows_of(site, max_rows) if isinstance(site, Matmul) else attention_rows_of(site, max_rows)
+
+
+def _counted(sites: Sequence[Site]) -> str:
+    """Such as `5 matmuls and 2 kinds of attention`."""
+    matmuls = sum(isinstance(site, Matmul) for site in sites)
+    rest = len(sites) - matmuls
+    told = [f"{matmuls} matmuls"] * (matmuls > 0) + [f"{rest} kinds of attention"] * (rest > 0)
+    return " and ".join(told)

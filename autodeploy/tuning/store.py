@@ -13,7 +13,7 @@ from tempfile import NamedTemporaryFile
 import torch
 
 from autodeploy.cache import cache_dir
-from autodeploy.tuning.choices import Choices
+from autodeploy.tuning.choices import Choices, choices_from
 
 Conditions = Mapping[str, str]
 
@@ -34,7 +34,7 @@ def load_choices(known: Conditions) -> Choices:
     """The choices that were saved under the same conditions; none where there are none, or the file is damaged."""
     try:
         data = json.loads(_path(known).read_text())
-        return Choices.from_data(data["matmuls"])
+        return choices_from(data)
     except (OSError, ValueError, KeyError, TypeError):  # a cache may be lost at any time: it is measured again
         return Choices()
 
@@ -43,7 +43,7 @@ def save_choices(known: Conditions, choices: Choices) -> None:
     """Add `choices` to those saved under the same conditions; the file is replaced whole."""
     path = _path(known)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = {"conditions": dict(known), "matmuls": (load_choices(known) | choices).as_data()}
+    data = {"conditions": dict(known), "choices": (load_choices(known) | choices).as_data()}
     with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         json.dump(data, file, indent=1)
     os.replace(file.name, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from autodeploy.kernels.table import Kernel, Tunable
 from autodeploy.kernels.triton import gated_linear, linear, packed_experts, tiles_linear
 from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.attention import paged_attention, rope_paged_attention
+from autodeploy.kernels.triton.attention_config import AttentionConfig, candidates
 from autodeploy.kernels.triton.experts import expert_linear
 from autodeploy.kernels.triton.launch import INTERPRETED
 from autodeploy.kernels.triton.norm import add_rms_norm, rms_norm
@@ -46,8 +48,8 @@ def register() -> tuple[Kernel, ...]:
         _kernel(ops.add_rms_norm, add_rms_norm, _narrow_sums),
         _kernel(ops.rope, rope, _wide_angles),
         _kernel(ops.gated_activation, gated_activation, _like_halves),
-        _kernel(ops.paged_attention, paged_attention, _one_cache_dtype),
-        _kernel(ops.rope_paged_attention, rope_paged_attention, _one_rotated_cache_dtype),
+        _attention(ops.paged_attention, paged_attention, _one_cache_dtype),
+        _attention(ops.rope_paged_attention, rope_paged_attention, _one_rotated_cache_dtype),
         *quantized_kernels(_kernel),
     )
 
@@ -58,6 +60,12 @@ def _kernel(op: CanonicalOp, run: Callable[..., Any], declines: Callable[..., st
     torch.library.register_fake(f"autodeploy_triton::{op.name}", op.fake, lib=LIBRARY)
     overload = getattr(torch.ops.autodeploy_triton, op.name).default
     return Kernel(op, BACKEND, overload, DEVICES, DTYPES, declines, priority=10)
+
+
+def _attention(op: CanonicalOp, run: Callable[..., Any], declines: Callable[..., str | None]) -> Kernel:
+    """A kernel that runs by rules, or as measurements choose."""
+    tunable = Tunable(candidates, lambda config: partial(run, chosen=config), AttentionConfig)
+    return replace(_kernel(op, run, declines), tunable=tunable)
 
 
 def _tuned(
