@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from autodeploy.choosing import choose_dtype, resolve_settings, target_device
+import torch
+
+from autodeploy.choosing import Recipe, choose_dtype, resolve_settings, target_device
 from autodeploy.discovery import discover
 from autodeploy.errors import AutodeployError, InputError, nearest
-from autodeploy.export import load_config, trace_model
+from autodeploy.export import Traced, load_config, trace_model
 from autodeploy.hardware import choose_gpu
 from autodeploy.hub import resolve
 from autodeploy.leftovers import describe
@@ -71,18 +73,8 @@ def explain_pattern(
     resolved = resolve_settings(config, choice, **options, values=set)
     with stage(progress, "export"):
         traced = trace_model(config, choose_dtype(dtype, choice, config)[0])
-    reports: list[PassReport] = []
     with stage(progress, "passes"):
-        try:
-            source, device = RandomSource.of(traced.model), target_device(choice)
-            notes = describe(compile_graph(traced, resolved, source, device, observe=reports.append).leftovers)
-        except AutodeployError as error:
-            if not any(name in report.rules for report in reports):
-                raise
-            notes = [f"the passes stop later: {error}"]
-    tried = [report for report in reports if name in report.rules]
-    if not tried:
-        notes.append(f"no pass of the recipe applies {name}")
+        tried, notes = _try(name, traced, resolved, target_device(choice))
     return PatternExplanation(
         model=model,
         pattern=name,
@@ -92,3 +84,17 @@ def explain_pattern(
         misses=tuple(miss for report in tried for miss in report.misses if miss.rule == name),
         notes=tuple(notes),
     )
+
+
+def _try(name: str, traced: Traced, recipe: Recipe, device: torch.device) -> tuple[list[PassReport], list[str]]:
+    """The reports of the passes that tried the pattern `name`, and what the user should know besides."""
+    reports: list[PassReport] = []
+    try:
+        source = RandomSource.of(traced.model)
+        notes = describe(compile_graph(traced, recipe, source, device, observe=reports.append).leftovers)
+    except AutodeployError as error:
+        if not any(name in report.rules for report in reports):
+            raise
+        notes = [f"the passes stop later: {error}"]
+    tried = [report for report in reports if name in report.rules]
+    return tried, notes if tried else [*notes, f"no pass of the recipe applies {name}"]
