@@ -9,7 +9,6 @@ from typing import Any
 from autodeploy.cost.model import CostModel
 from autodeploy.cost.step import StepShape
 from autodeploy.hardware import Gpu
-from autodeploy.runtime.graphs import MOST_CAPTURED
 from autodeploy.runtime.memory import CPU_SHARE, CUDA_HEADROOM
 
 CONTEXT_BYTES = 0.8e9  # a CUDA context, the libraries' workspaces, and the code of kernels
@@ -63,12 +62,10 @@ class Fit:
 def fit_memory(gpu: Gpu, model: CostModel, weight_bytes: float, max_batch_size: int, max_num_tokens: int) -> Fit:
     """Share out the memory of `gpu` between weights, the largest steps, and the cache.
 
-    Like the runtime, it adds up the largest chunk of prompts, and the largest such step and decode step of those that
-    are captured.
+    Like the runtime, it adds up the largest prompt chunk, twice, and the largest decode step.
     """
-    chunk = min(max_num_tokens, model.spec.max_model_len)
-    chunks = (StepShape(1, tokens, 1) for tokens in (chunk, min(chunk, MOST_CAPTURED)))
-    steps = sum(model.peak_bytes(shape) for shape in (*chunks, StepShape(max_batch_size, 1, 1)))
+    chunk = StepShape(1, min(max_num_tokens, model.spec.max_model_len), 1)
+    steps = 2 * model.peak_bytes(chunk) + model.peak_bytes(StepShape(max_batch_size, 1, 1))
     workspace = SCRATCH * steps + max_batch_size * model.spec.vocab_size * SAMPLER_BYTES
     capacity = gpu.memory_gb * 1e9
     if gpu.is_cpu:

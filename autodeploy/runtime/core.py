@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from autodeploy.errors import RecipeError
 from autodeploy.runtime.batch import Batch
 from autodeploy.runtime.clock import Phases, StepClock
-from autodeploy.runtime.graphs import Bucket, decode_buckets, mixed_buckets
+from autodeploy.runtime.graphs import Bucket, decode_buckets, large_buckets, mixed_buckets
 from autodeploy.runtime.memory import resolve_num_pages
 from autodeploy.runtime.messages import NewRequest, NewTokens, PromptRows, StepOutput
 from autodeploy.runtime.model import Model
@@ -54,6 +54,7 @@ class EngineCore:
             settings.max_batch_size,
             self.scheduler.max_len,
             captured(model, settings),
+            large_buckets(settings.max_num_tokens),
         )
         phases.mark("cache and graphs")
         self._overlaps = model.device.type == "cuda" if settings.overlap is None else settings.overlap

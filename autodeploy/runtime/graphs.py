@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from autodeploy.runtime.chunks import SMALL_STEP, chunk_sizes
 from autodeploy.runtime.draft import Draft
 from autodeploy.runtime.packing import PackedStep, StepSize
 from autodeploy.runtime.tables import Tables
 
-SMALL = (16, 32, 64, 128, 256, 512, 640, 768, 896, 1024)  # tokens
-MOST_CAPTURED = SMALL[-1]  # tokens; above that, a GPU takes longer than a host
+SMALL = (16, 32, 64, 128, 256, 512, 640, 768, 896, SMALL_STEP)  # tokens
 SMALL_REQUESTS = 256  # of these steps, at most
-FEW_REQUESTS = 8  # of a step of long prompts
+FEW_REQUESTS = 8  # of a step of long prompts: programs for requests that are not there would cost what it gains
+MOST_PADDING = 64  # tokens of such a step: more would take as long as its launch
 MOST_NEW_PAGES = 1024  # of a step with chunks of prompts, which may have found thousands in the cache
 
 
@@ -54,80 +55,92 @@ def decode_buckets(max_batch_size: int, planned: Sequence[int] = ()) -> tuple[Bu
 
 
 def mixed_buckets(max_num_tokens: int) -> tuple[Bucket, ...]:
-    """Steps with chunks of prompts that are captured: the small ones, which a GPU computes faster than a host launches.
-
-    The others keep the GPU busy for longer than their launch takes, and run as they are.
-    """
-    sizes = sorted(one for one in {*SMALL, min(max_num_tokens, MOST_CAPTURED)} if SMALL[0] <= one <= max_num_tokens)
+    """Small steps with chunks of prompts, which a GPU computes faster than a host launches."""
+    sizes = sorted(one for one in {*SMALL, min(max_num_tokens, SMALL_STEP)} if SMALL[0] <= one <= max_num_tokens)
     return tuple(Bucket(size, min(size // 2, SMALL_REQUESTS)) for size in sizes)
 
 
-def launched_sizes(max_num_tokens: int) -> tuple[Bucket, ...]:
-    """Some steps with chunks of prompts that are not captured, up to the largest."""
-    sizes = [MOST_CAPTURED << doublings for doublings in range(1, (max_num_tokens // MOST_CAPTURED).bit_length())]
-    return tuple(Bucket(size, FEW_REQUESTS) for size in sorted({*sizes, max_num_tokens}) if size > MOST_CAPTURED)
+def large_buckets(max_num_tokens: int) -> tuple[Bucket, ...]:
+    """Larger steps, which long prompts are cut into; they are captured when they first come twice."""
+    return tuple(Bucket(size, FEW_REQUESTS) for size in chunk_sizes(max_num_tokens)[1:])
 
 
 def fitting(buckets: Iterable[Bucket], num_tokens: int, num_requests: int) -> Bucket | None:
-    """The first of its kind (decode or mixed) of some buckets, smallest first, that a step fits in."""
+    """The first of its kind (decode or mixed) of some buckets, smallest first, that a step fits in without waste."""
     decode = num_tokens == num_requests
     for bucket in buckets:
         alike = (bucket.num_tokens == bucket.num_requests) is decode
         if alike and num_tokens <= bucket.num_tokens and num_requests <= bucket.num_requests:
-            return bucket
+            few = decode or bucket.num_tokens <= SMALL_STEP or bucket.num_tokens - num_tokens <= MOST_PADDING
+            return bucket if few else None
     return None
 
 
 class Capture(Protocol):
     """Records what a function does, so that it can be done again."""
 
-    def __call__(self, act: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
-        """What does it again, and the result, which then changes in place."""
+    def __call__(self, act: Callable[[], Computed], *, is_warm: bool) -> tuple[Callable[[], None], Computed]:
+        """What does it again, and the result, which then changes in place. `is_warm`: it has been done before."""
 
 
-@dataclass(frozen=True, slots=True)
 class CapturedStep:
-    """A step that is ready to run, as soon as `words` int64 on the device hold what it computes."""
+    """A step of one size, which runs what `words` int64 on the device hold. It is captured when it first runs twice."""
 
-    size: StepSize
-    words: Tensor
-    replay: Callable[[], None]
-    computed: Computed
-    _first: dict[int, Computed] = field(default_factory=dict, repr=False)
+    def __init__(self, size: StepSize, words: Tensor, act: Callable[[], Computed], capture: Capture) -> None:
+        self.size, self.words = size, words
+        self._act, self._capture = act, capture
+        self._is_warm = False
+        self._graph: tuple[Callable[[], None], Computed] | None = None
+        self._views: dict[int, Computed] = {}
 
-    def first(self, count: int) -> Computed:
-        """What the first rows of logits hold after `replay`; views are kept, since making one takes a while."""
-        if count not in self._first:
-            self._first[count] = Computed(*(one[:count] for one in self.computed))
-        return self._first[count]
+    def capture(self) -> None:
+        """Make the graph."""
+        self._graph = self._capture(self._act, is_warm=self._is_warm)
+
+    def run(self, count: int) -> Computed:
+        """Run it; what the first rows of logits hold is good until any of the graphs runs again."""
+        if self._graph is None:
+            if not self._is_warm:
+                self._is_warm = True
+                return _first(self._act(), count)
+            self.capture()
+            assert self._graph is not None
+        replay, computed = self._graph
+        replay()
+        if count not in self._views:  # making one takes a while
+            self._views[count] = _first(computed, count)
+        return self._views[count]
 
 
 class StepGraphs:
     """A graph for each of some buckets; smaller steps are padded with tokens of nobody.
 
     `step` runs a step on the device. The graphs share their memory, so that what one computes is gone with the next.
+    Those of `later` buckets are made when they are wanted for the second time, not to keep the first request waiting.
     """
 
     def __init__(
         self,
-        buckets: Iterable[Bucket],
+        buckets: Collection[Bucket],
+        later: Iterable[Bucket],
         step: Callable[[PackedStep[Tensor]], Computed],
         tables: Tables,
         device: torch.device,
         capture: Capture,
     ) -> None:
-        self._captured: dict[Bucket, CapturedStep] = {}
-        for bucket in sorted(buckets, reverse=True):  # the largest first: the others find room in its memory
+        self._steps: dict[Bucket, CapturedStep] = {}
+        for bucket in (*later, *sorted(buckets, reverse=True)):  # the largest first: others find room in its memory
             words = Draft.of_nobody().words(bucket.size, tables).to(device)
-            packed = PackedStep.over(words, bucket.size)
-            replay, computed = capture(lambda packed=packed: step(packed))  # type: ignore[misc]
-            self._captured[bucket] = CapturedStep(bucket.size, words, replay, computed)
-        self._buckets = sorted(self._captured)
+            act = partial(step, PackedStep.over(words, bucket.size))
+            self._steps[bucket] = CapturedStep(bucket.size, words, act, capture)
+            if bucket in buckets:
+                self._steps[bucket].capture()
+        self._buckets = sorted(self._steps)
 
     def find(self, size: StepSize) -> CapturedStep | None:
         """The graph for a step, if there is one."""
         bucket = fitting(self._buckets, size.num_tokens, size.num_requests)
-        return self._captured[bucket] if bucket is not None and bucket.size.holds(size) else None
+        return self._steps[bucket] if bucket is not None and bucket.size.holds(size) else None
 
 
 class CudaCapture:
@@ -137,15 +150,20 @@ class CudaCapture:
         # One stream for all: libraries keep a workspace for each that they have seen.
         self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
 
-    def __call__(self, act: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
+    def __call__(self, act: Callable[[], Computed], *, is_warm: bool) -> tuple[Callable[[], None], Computed]:
         """As `Capture`."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with torch.cuda.stream(self._stream):
-            act()  # kernels compile at the first call, and libraries choose theirs
-            self._stream.synchronize()
+            if not is_warm:
+                act()  # kernels compile at the first call, and libraries choose theirs
+                self._stream.synchronize()
             graph.capture_begin(pool=self._pool)
             computed = act()
             graph.capture_end()
         torch.cuda.current_stream().wait_stream(self._stream)
         return graph.replay, computed
+
+
+def _first(computed: Computed, count: int) -> Computed:
+    return Computed(*(one[:count] for one in computed))

@@ -9,7 +9,7 @@ import torch
 from autodeploy.errors import RecipeError
 from autodeploy.runtime.batch import BatchItem
 from autodeploy.runtime.draft import Draft
-from autodeploy.runtime.graphs import MOST_CAPTURED, Bucket
+from autodeploy.runtime.graphs import Bucket
 from autodeploy.runtime.model import Model
 from autodeploy.runtime.packing import PackedStep, StepSize
 from autodeploy.runtime.request import Request
@@ -65,8 +65,8 @@ def _does_not_fit(settings: RuntimeSettings, reason: str) -> RecipeError:
 def workspace_bytes(model: Model, settings: RuntimeSettings, max_model_len: int) -> int:
     """Memory on the GPU that steps take besides the weights and the cache, by trying the largest ones.
 
-    These are the largest chunk of prompts, and the largest such step and decode step that are captured: graphs keep
-    memory of their own.
+    The largest chunk of prompts counts twice, and the largest decode step beside it: captured graphs keep memory of
+    their own.
     """
     page_size, num_tokens = settings.page_size, min(settings.max_num_tokens, max_model_len)
     request = Request("trial", [0] * num_tokens, SamplingParams(), max_len=num_tokens, seed=0)
@@ -74,11 +74,10 @@ def workspace_bytes(model: Model, settings: RuntimeSettings, max_model_len: int)
     scrap_page = len(request.pages)
     cache = model.new_cache(scrap_page + 1, page_size)
     tables = Tables(1, scrap_page, page_size, scrap_page, model.device)
-    chunks = (BatchItem(request, 0, 0, some, 0, True, False) for some in (num_tokens, min(num_tokens, MOST_CAPTURED)))
-    drafts = [Draft.of([chunk], tables) for chunk in chunks]
+    chunk = Draft.of([BatchItem(request, 0, 0, num_tokens, 0, True, False)], tables)
     decode = Bucket(settings.max_batch_size, settings.max_batch_size).size
-    steps = [*((draft, draft.size) for draft in drafts), (Draft.of_nobody(), decode)]
-    return sum(_peak_bytes(model, tables, draft, size, cache) for draft, size in steps)
+    peaks = [_peak_bytes(model, tables, *one, cache) for one in ((chunk, chunk.size), (Draft.of_nobody(), decode))]
+    return 2 * peaks[0] + peaks[1]
 
 
 def _peak_bytes(model: Model, tables: Tables, draft: Draft, size: StepSize, cache: list[torch.Tensor]) -> int:

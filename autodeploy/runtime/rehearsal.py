@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 import torch
 
@@ -32,9 +31,8 @@ def rehearse(model: Model, settings: RuntimeSettings, buckets: Iterable[Bucket])
     sampler = choose_sampler(model, 1)
     for bucket in sorted(classes(buckets), reverse=True):
         step = PackedStep.over(Draft.of_nobody().words(bucket.size, tables).to(model.device), bucket.size)
-        # Where kernels are noted and not launched, the one that begins a step leaves numbers that are no tokens.
-        inputs = replace(tables.inputs_of(step), input_ids=step.token_ids)
-        logits = model.forward(inputs, cache)
+        tables.inputs_of(step)  # where kernels are noted and not launched, this leaves numbers that are no tokens
+        logits = model.forward(tables.plain_inputs_of(step), cache)
         for temperature in (0.0, 1.0):
             params = SamplingParams(temperature=temperature)
             sampler.sample(logits[:1], [Request("rehearsal", [0], params, max_len=2, seed=0)])

@@ -56,7 +56,8 @@ class Launched:
 class Runner:
     """Owns the cache, and the tables with a row for each running request.
 
-    `buckets` are the sizes of steps that are captured, by CUDA graphs unless `capture` is given.
+    `buckets` are the sizes of steps that are captured now, `later` those that are when they come again: by CUDA graphs,
+    unless `capture` is given.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Runner:
         max_batch_size: int,
         max_len: int,
         buckets: Sequence[Bucket] = (),
+        later: Sequence[Bucket] = (),
         capture: Capture | None = None,
     ) -> None:
         self._model = model
@@ -79,7 +81,7 @@ class Runner:
         if buckets:
             with torch.inference_mode():
                 capture = capture or CudaCapture(model.device)
-                self._graphs = StepGraphs(buckets, self._compute, self._tables, model.device, capture)
+                self._graphs = StepGraphs(buckets, later, self._compute, self._tables, model.device, capture)
 
     @torch.inference_mode()
     def launch(self, batch: Batch) -> Launched:
@@ -108,8 +110,7 @@ class Runner:
             return self._compute(PackedStep.over(words.to(self._device, non_blocking=True), size))
         words = self._exchange.write(draft, captured.size, self._tables)
         captured.words.copy_(words, non_blocking=True)
-        captured.replay()
-        return captured.first(size.num_logits)
+        return captured.run(size.num_logits)
 
     def _compute(self, step: PackedStep[Tensor]) -> Computed:
         """Run a step on the device, and keep the likeliest tokens: most requests ask for them, and it costs little."""

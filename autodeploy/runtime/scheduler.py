@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autodeploy.runtime.batch import Batch, BatchItem
+from autodeploy.runtime.chunks import next_chunk
 from autodeploy.runtime.outputs import FinishReason
 from autodeploy.runtime.pages import PagePool
 from autodeploy.runtime.prompts import check_prompt_len
@@ -128,8 +129,17 @@ class Scheduler:
     def _prompt_budget(self, num_decodes: int) -> int:
         """How many tokens of prompts a step takes: fewer where the next tokens of others would wait for them."""
         if not num_decodes:
-            return self.max_num_tokens
+            return next_chunk(self._pending(), self.max_num_tokens)
         return max(1, min(self.prefill_budget, self.max_num_tokens) - num_decodes)
+
+    def _pending(self) -> int:
+        """The tokens that prompts have still to compute, where nobody decodes: it counts as far as a step goes."""
+        pending = sum(one.num_tokens - one.num_computed for one in self.running if one.num_tokens < one.max_len)
+        for request in self.waiting:
+            if pending >= self.max_num_tokens:
+                break
+            pending += request.num_tokens
+        return pending
 
     def _grow(self, request: Request) -> bool:
         """Give a running request one more page, at the cost of the latest arrivals; False if it is the latest."""

@@ -85,7 +85,14 @@ class Tables:
 
         Nothing here waits for the device, so that a CUDA graph can hold it.
         """
-        input_ids, page_table, query_start, context_len = self._begin(step, self._page_table, self._last_tokens)
+        return self._inputs(step, self._begin)
+
+    def plain_inputs_of(self, step: PackedStep[Tensor]) -> StepInputs:
+        """The same by PyTorch alone, for where kernels are noted and not launched."""
+        return self._inputs(step, begin_step)
+
+    def _inputs(self, step: PackedStep[Tensor], begin: Begin) -> StepInputs:
+        input_ids, page_table, query_start, context_len = begin(step, self._page_table, self._last_tokens)
         return StepInputs(
             input_ids=input_ids,
             position_ids=step.positions,

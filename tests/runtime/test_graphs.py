@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from autodeploy.runtime.graphs import Bucket, decode_buckets, fitting, launched_sizes, mixed_buckets
+from autodeploy.runtime.chunks import next_chunk
+from autodeploy.runtime.graphs import Bucket, decode_buckets, fitting, large_buckets, mixed_buckets
 
 
 @pytest.mark.parametrize("largest", [1, 3, 8, 100, 256, 500])
@@ -24,6 +25,10 @@ def test_buckets_reach_the_largest_batch_and_pad_little(largest: int) -> None:
         (1000, 257, None),
         (1025, 1, None),
         (4000, 1, None),
+        (4040, 1, Bucket(4096, 8)),
+        (4096, 8, Bucket(4096, 8)),
+        (4096, 9, None),
+        (4097, 1, None),
         (3, 3, Bucket(4, 4)),
         (17, 17, None),
     ],
@@ -31,7 +36,7 @@ def test_buckets_reach_the_largest_batch_and_pad_little(largest: int) -> None:
 def test_a_step_takes_the_smallest_bucket_that_pads_little(
     num_tokens: int, num_requests: int, found: Bucket | None
 ) -> None:
-    buckets = sorted((*decode_buckets(16), *mixed_buckets(4096)))
+    buckets = sorted((*decode_buckets(16), *mixed_buckets(4096), *large_buckets(4096)))
     assert fitting(buckets, num_tokens, num_requests) == found
 
 
@@ -40,8 +45,23 @@ def test_small_steps_of_any_size_are_captured(most: int, largest: tuple[int, int
     assert max(mixed_buckets(most), default=None) == largest
 
 
+@pytest.mark.parametrize(("most", "sizes"), [(512, []), (1500, []), (3000, [2048]), (8192, [2048, 4096, 8192])])
+def test_long_prompts_are_cut_into_sizes_that_can_be_captured(most: int, sizes: list[int]) -> None:
+    assert [one.num_tokens for one in large_buckets(most)] == sizes
+
+
 @pytest.mark.parametrize(
-    ("most", "sizes"), [(512, []), (1024, []), (1500, [1500]), (2048, [2048]), (8192, [2048, 4096, 8192])]
+    ("pending", "chunks"),
+    [(7, [7]), (1024, [1024]), (1500, [1024, 476]), (4096, [4096]), (9000, [8192, 808]), (7000, [4096, 2048, 856])],
 )
-def test_larger_steps_are_launched(most: int, sizes: list[int]) -> None:
-    assert [one.num_tokens for one in launched_sizes(most)] == sizes
+def test_what_a_size_leaves_is_the_next_step(pending: int, chunks: list[int]) -> None:
+    found = []
+    while pending:
+        found.append(next_chunk(pending, 8192))
+        pending -= found[-1]
+    assert found == chunks
+
+
+@pytest.mark.parametrize(("pending", "most", "found"), [(600, 512, 512), (5000, 512, 512), (5000, 3000, 2048)])
+def test_a_chunk_keeps_to_the_budget(pending: int, most: int, found: int) -> None:
+    assert next_chunk(pending, most) == found

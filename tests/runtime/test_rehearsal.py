@@ -35,14 +35,15 @@ def test_every_class_of_sizes_is_run_with_pages_as_they_will_be() -> None:
     assert run == sorted(classes(buckets), reverse=True)
 
 
-def test_tokens_are_valid_where_the_kernel_that_begins_a_step_is_only_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_are_valid_where_the_kernel_that_begins_a_step_is_only_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     def noted(step: PackedStep[Tensor], table: Tensor, last_tokens: Tensor) -> tuple[Tensor, ...]:
-        _, *others = begin_step(step, table, last_tokens)
-        return torch.full_like(step.token_ids, 2**40), *others
+        return tuple(torch.full_like(one, 2**30) for one in begin_step(step, table, last_tokens))
 
     class Embedding(FakeModel):
         def forward(self, inputs: StepInputs, cache: list[Tensor]) -> Tensor:
             assert inputs.input_ids.max() < self.vocab_size
+            assert not inputs.page_table.any()
+            assert inputs.query_start[-1] == len(inputs.input_ids)
             return torch.zeros(len(inputs.logit_rows), self.vocab_size)
 
     monkeypatch.setattr("autodeploy.runtime.tables.choose_begin", lambda device: noted)

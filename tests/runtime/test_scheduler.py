@@ -75,6 +75,18 @@ def test_prompts_are_cut_shorter_where_others_decode() -> None:
     assert shape(step(scheduler)) == [(6, 14, True), (0, 2, False)], "nobody decodes any more"
 
 
+def test_a_long_prompt_is_cut_into_few_sizes() -> None:
+    scheduler = new_scheduler(2000, budget=8192, prompts=1024, max_len=20000)
+    add(scheduler, 0, 7000, max_tokens=1)
+    found = []
+    while scheduler.has_unfinished:
+        found += shape(step(scheduler))
+    assert found == [(0, 4096, False), (4096, 2048, False), (6144, 856, True)]
+    for start in (10000, 20000, 30000):
+        add(scheduler, start, 1000, max_tokens=1)
+    assert shape(step(scheduler)) == [(0, 1000, True), (0, 1000, True), (0, 48, False)], "prompts share such a step"
+
+
 def test_a_request_that_awaits_its_last_token_does_not_shorten_prompts() -> None:
     scheduler = new_scheduler(budget=16, prompts=3)
     add(scheduler, 0, 4, max_tokens=1)
