@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from fit_pace import fit, pace_of, read_steps
 from predicted_h200 import PAGE, RESULTS, compare, markdown, measured_steps
+
+from autodeploy.cost import Pace
+from autodeploy.hardware import load_gpu
 
 MOST = 0.15
 
@@ -28,3 +32,10 @@ def test_the_cache_that_was_planned_is_one_that_a_real_device_had(file: Path) ->
     tokens = json.loads(file.read_text()).get("cache_tokens")
     if tokens is not None:
         assert tokens["planned"] <= tokens["allocated"] <= 1.1 * tokens["planned"]
+
+
+@pytest.mark.slow
+def test_what_operators_reach_is_what_the_script_finds() -> None:
+    steps, known = read_steps(), Pace.of(load_gpu("h200"))
+    fitted = pace_of(fit(steps))
+    assert [one.seconds(known) for one in steps] == pytest.approx([one.seconds(fitted) for one in steps], rel=0.03)
