@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from autodeploy.runtime.packing import PackedStep, StepSize
-from autodeploy.runtime.tables import begin_step
-from tests.kernels.device import DEVICE, device_test
+from autodeploy.runtime.tables import Tables, begin_step
+from autodeploy.testing.families import tiny_config, tiny_model
+from autodeploy.weights import MemorySource
+from tests.families import build
+from tests.kernels.device import DEVICE, INTERPRETED, device_test
+from tests.runtime.test_captured import Replays, answers
 
 in_one_kernel = pytest.importorskip("autodeploy.kernels.triton.step").begin_step
 
@@ -45,3 +51,21 @@ def test_a_step_begins_as_its_reference_does(size: tuple[int, int, int, int], wi
         assert one.dtype == other.dtype
         assert torch.equal(one, other)
     assert torch.equal(tables[0][step.rows], tables[1][step.rows])
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="tests/runtime/test_cuda.py asks the GPU")
+def test_an_engine_says_the_same_with_tables_of_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables are apart, as a GPU's are, and every page that it is not told of is a wrong one."""
+
+    class Apart(Tables):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self._is_shared, self._begin = False, in_one_kernel
+            self._page_table = torch.full_like(self._page_table, 3)
+
+    config = tiny_config("llama")
+    program = build(config, MemorySource(dict(tiny_model(config).state_dict()))).program
+    plain = answers(program, overlap=False, capture=None)
+    monkeypatch.setattr("autodeploy.runtime.runner.Tables", Apart)
+    assert answers(program, overlap=True, capture=None) == plain
+    assert answers(program, overlap=True, capture=Replays()) == plain
