@@ -46,7 +46,6 @@ class Counted:
     """What a model has, without any of its weights."""
 
     num_parameters: int
-    embedding_parameters: int
     layers: tuple[Hashable, ...]
     """The kind of each layer."""
     path: str
@@ -65,13 +64,7 @@ def count_model(config: PretrainedConfig) -> Counted:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedError(f"model type {config.model_type!r}: {reason}") from error
     path, layers = _find_layers(model, config.get_text_config().num_hidden_layers)
-    embeddings = {id(one.weight): one.weight.numel() for one in model.modules() if isinstance(one, nn.Embedding)}
-    return Counted(
-        sum(one.numel() for one in model.parameters()),
-        sum(embeddings.values()),
-        tuple(map(_kind, layers)),
-        path,
-    )
+    return Counted(sum(one.numel() for one in model.parameters()), tuple(map(_kind, layers)), path)
 
 
 def sample_layers(config: PretrainedConfig, counted: Counted) -> Sample:
