@@ -96,7 +96,10 @@ def load_plugins(points: Iterable[EntryPoint]) -> Registry:
     problems: list[Problem] = []
     for point in sorted(points, key=lambda point: (not _provider(point).is_ours, point.name, point.value)):
         one = _load(point)
-        (problems if isinstance(one, Problem) else loaded).append(one)  # type: ignore[arg-type]
+        if isinstance(one, Problem):
+            problems.append(one)
+        else:
+            loaded.append(one)
     misplaced = _misplaced(loaded)
     while misplaced is not None:  # disabling one may take away what another is anchored on
         problems.append(misplaced)
