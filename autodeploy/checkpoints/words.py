@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,6 +23,21 @@ class Repacked(Expression):
     """A tensor made anew of the whole of `x`; a part of it is cut from that."""
 
     x: Expression
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The shape that making it gives."""
+        return tuple(self._outline.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
+        """The dtype that making it gives."""
+        return self._outline.dtype
+
+    @cached_property
+    def _outline(self) -> Tensor:
+        """It, without data."""
+        return self._compute(torch.empty(self.x.shape, dtype=self.x.dtype, device="meta"))
 
     @property
     @override
@@ -47,16 +63,6 @@ class Bytes(Repacked):
 
     x: Expression
 
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Four bytes a word."""
-        return (*self.x.shape[:-1], self.x.shape[-1] * self.x.dtype.itemsize)
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """That of bytes."""
-        return torch.uint8
-
     @override
     def _compute(self, x: Tensor) -> Tensor:
         return x.contiguous().view(torch.uint8)
@@ -71,24 +77,13 @@ class Codes(Repacked):
     dim: int
     order: tuple[int, ...] = IN_TURN
 
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """As many times longer along `dim` as a word holds codes."""
-        each = WORD // self.bits
-        return tuple(size * each if dim == self.dim else size for dim, size in enumerate(self.x.shape))
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """That of codes."""
-        return torch.uint8
-
     @override
     def _compute(self, x: Tensor) -> Tensor:
-        codes = torch.empty(self.shape, dtype=torch.uint8)
-        words = codes.view(*x.shape[: self.dim + 1], WORD // self.bits, *x.shape[self.dim + 1 :])
-        for place, column in enumerate(self.order[: WORD // self.bits]):
-            words.select(self.dim + 1, column).copy_((x >> (self.bits * place)) & (2**self.bits - 1))
-        return codes
+        each = WORD // self.bits
+        codes = x.new_empty((*x.shape[: self.dim + 1], each, *x.shape[self.dim + 1 :]), dtype=torch.uint8)
+        for place, column in enumerate(self.order[:each]):
+            codes.select(self.dim + 1, column).copy_((x >> (self.bits * place)) & (2**self.bits - 1))
+        return codes.flatten(self.dim, self.dim + 1)
 
 
 @dataclass(frozen=True)
@@ -96,16 +91,6 @@ class Pairs(Repacked):
     """Codes `x [N, K]` of 4 bits, two a byte: `[N, K / 2]`, uint8."""
 
     x: Expression
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Half as many columns."""
-        return (*self.x.shape[:-1], self.x.shape[-1] // 2)
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """That of packed codes."""
-        return torch.uint8
 
     @override
     def _compute(self, x: Tensor) -> Tensor:
@@ -118,19 +103,9 @@ class RowsApart(Repacked):
 
     x: Expression
 
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """Twice as many rows."""
-        return (2 * self.x.shape[0], *self.x.shape[1:])
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """That of codes."""
-        return torch.uint8
-
     @override
     def _compute(self, x: Tensor) -> Tensor:
-        return torch.stack((x & 15, x >> 4), dim=1).reshape(self.shape) ^ 8
+        return torch.stack((x & 15, x >> 4), dim=1).flatten(0, 1) ^ 8
 
 
 @dataclass(frozen=True)
@@ -138,16 +113,6 @@ class Centred(Repacked):
     """Codes `x` 0 to 255 less 128, as int8."""
 
     x: Expression
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The shape of `x`."""
-        return self.x.shape
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """That of signed codes."""
-        return torch.int8
 
     @override
     def _compute(self, x: Tensor) -> Tensor:
@@ -161,16 +126,6 @@ class Raised(Repacked):
     x: Expression
     by: int
 
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The shape of `x`."""
-        return self.x.shape
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """That of zero points."""
-        return torch.uint8
-
     @override
     def _compute(self, x: Tensor) -> Tensor:
         return (x + self.by).to(torch.uint8)
@@ -182,16 +137,6 @@ class Columns(Repacked):
 
     x: Expression
     which: Constant
-
-    @property
-    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
-        """As many columns as are named."""
-        return (self.x.shape[0], self.which.shape[0])
-
-    @property
-    def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """The dtype of `x`."""
-        return self.x.dtype
 
     @override
     def _compute(self, x: Tensor) -> Tensor:

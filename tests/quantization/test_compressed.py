@@ -24,7 +24,10 @@ from autodeploy.compressed import files
 from autodeploy.compressed.files import Unit, write_files
 from autodeploy.compressed.layout import supported
 from autodeploy.errors import InputError, ModelError, RecipeError, UnsupportedError
+from autodeploy.graph.nodes import calls_of
 from autodeploy.progress import NullProgress
+from autodeploy.quality import log_probs
+from autodeploy.quality.sensitivity import APART
 from autodeploy.quantization import SCHEMES, Scheme, dequantize, round_weight
 from autodeploy.weights import SafetensorsSource
 
@@ -38,6 +41,8 @@ CONFIG = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": False,
 }
+ops = torch.ops.autodeploy
+UNTUNED = {"passes.tune_kernels": False}
 QUANTIZED = [name for name, scheme in SCHEMES.items() if scheme.is_quantized]
 TOKEN_IDS = torch.arange(3, 23).unsqueeze(0)
 FULL = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
@@ -132,6 +137,21 @@ def test_transformers_gives_the_logits_of_our_rounding(model: Path, tmp_path: Pa
     found = logits(written.path, quantization_config=CompressedTensorsConfig(dequantize=True))
     assert error(found, wanted) <= (1e-2 if name == "nvfp4" else 1e-6)
     assert error(logits(model), wanted) > 1e-3  # it was rounded
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in ("int8", "nvfp4") else pytest.mark.slow) for name in QUANTIZED]
+)
+def test_our_own_loader_gives_the_logits_of_a_build_with_the_scheme(model: Path, tmp_path: Path, name: str) -> None:
+    written = ad.quantize(str(model), quantize=name, out=tmp_path / "out")
+    """One projection by one, as they are written: one scale for all weights is another when they are joined first."""
+    direct, again = (
+        ad.optimize(ad.trace(str(folder)), gpu="cpu", quantize=scheme, source=SafetensorsSource(folder), set=settings)
+        for folder, scheme, settings in ((model, name, {**UNTUNED, **APART}), (written.path, None, UNTUNED))
+    )
+    assert calls_of(again.graph_module.graph, ops.packed_linear.default, ops.scaled_linear.default)
+    found, wanted = (log_probs(one.program, TOKEN_IDS[0].tolist()) for one in (again, direct))
+    assert error(found, wanted) <= 1e-6
 
 
 def test_rules_give_each_projection_its_scheme(model: Path, tmp_path: Path) -> None:
