@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from keyword import iskeyword
 from pathlib import Path
 from string import Template
-from tempfile import mkdtemp
 from types import MappingProxyType
 
+from autodeploy.cache import make_folder
 from autodeploy.errors import InputError
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -67,13 +66,10 @@ def check_plugin_name(name: str) -> None:
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> None:
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.absolute().parent))
-    try:
+    def fill(partial: Path) -> None:
         for path, text in texts.items():
             (partial / path).parent.mkdir(exist_ok=True)
             (partial / path).write_text(text)
-        partial.chmod(0o755)  # mkdtemp makes it private
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        partial.chmod(0o755)  # a temporary folder is private
+
+    make_folder(folder, fill)
