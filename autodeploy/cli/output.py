@@ -66,7 +66,7 @@ def print_outlook(console: Console, plan: Plan) -> None:
 def recipe_table(plan: Plan) -> Table:
     """Every value of the resolved recipe, and where it was set."""
     rows = [(one.key, _switch(one.value), one.origin.layer, _place(one.origin)) for one in plan.choices]
-    return table("Recipe", ("key", "value", "from", "where"), rows, whole=("from", "where"))
+    return table("Recipe", ("key", "value", "from", "where"), rows, whole=("where",))
 
 
 def _place(origin: Origin) -> str:
