@@ -16,7 +16,7 @@ from autodeploy.kernels.triton import prefill as prefill_module
 from autodeploy.kernels.triton.attention_config import decode_config, hopper_kernels, prefill_config
 from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import DecodeConfig
-from autodeploy.kernels.triton.paged import Paged, Scoring
+from autodeploy.kernels.triton.paged import Fresh, Paged, Scoring
 from autodeploy.kernels.triton.prefill import PrefillConfig
 
 BF16 = torch.bfloat16
@@ -52,20 +52,20 @@ class Cache:
         self.q = draw(len(slots), HEADS, WIDTH)
         self.k, self.v = (draw(len(slots), KV_HEADS, WIDTH) for _ in range(2))
         self.out = torch.empty_like(self.q)
-        self.counters = torch.empty((len(slots), KV_HEADS), dtype=torch.int32, device="cuda")
 
     @property
     def paged(self) -> Paged:
         return Paged(self.key_pages, self.value_pages, self.query_start, self.context_len, self.table)
 
+    @property
+    def fresh(self) -> Fresh:
+        return Fresh(self.k, self.v, self.slots)
+
     def write(self) -> None:
-        write_cache(self.k, self.v, self.paged, self.slots, self.out, self.counters)
+        write_cache(self.fresh, self.paged, self.out)
 
     def decode(self, config: DecodeConfig) -> Tensor:
-        self.write()
-        decode_module.decode(
-            self.q, self.paged, Scoring(WIDTH**-0.5), self.out, self.counters, config, by_request=False
-        )
+        decode_module.decode(self.q, self.paged, Scoring(WIDTH**-0.5), self.out, config, self.fresh)
         return self.out
 
     def prefill(self, config: PrefillConfig) -> Tensor:
@@ -107,6 +107,7 @@ DECODES = {
     "64 @ 100-8192": torch.linspace(100, 8192, 64).int().tolist(),
     "256 @ 192": [192] * 256,
     "8 @ 1024": [1024] * 8,
+    "8 @ 192": [192] * 8,
     "1 @ 192": [192],
     "1 @ 2048": [2048],
     "1 @ 32768": [32768],
@@ -120,7 +121,11 @@ def decode_cases(page_sizes: tuple[int, ...], sweep: bool) -> Iterator[Case]:
                 continue
             size = sum(contexts) * KV_HEADS * WIDTH * 4
             caches = [Cache(contexts, 1, page_size) for _ in range(buffers(size))]
-            configs = decode_sweep(len(contexts)) if sweep else [decode_config(WIDTH, 2, len(contexts) * KV_HEADS)]
+            configs = (
+                decode_sweep(len(contexts))
+                if sweep
+                else [decode_config(WIDTH, 2, 2, len(contexts) * KV_HEADS, caches[0].q.device)]
+            )
             variants = [
                 Variant(_brief(config), [partial(cache.decode, config) for cache in caches]) for config in configs
             ]
@@ -129,12 +134,12 @@ def decode_cases(page_sizes: tuple[int, ...], sweep: bool) -> Iterator[Case]:
 
 def decode_sweep(batch: int) -> list[DecodeConfig]:
     return [
-        DecodeConfig(keys, shares, least, warps, stages)
+        DecodeConfig(keys, 0, least, warps, stages)
         for keys, warps, stages in (
-            (32, 4, 4), (64, 4, 2), (64, 4, 3), (64, 4, 4), (128, 4, 2), (128, 4, 3), (32, 1, 4), (64, 2, 3),
+            (256, 8, 1), (128, 8, 1), (128, 4, 1), (128, 4, 2), (64, 4, 2), (64, 4, 3), (64, 2, 2), (64, 2, 3),
+            (32, 2, 4), (32, 1, 3), (32, 1, 4), (16, 1, 4),
         )
-        for shares in ((1, 2, 4, 8) if batch >= 64 else (0,))
-        for least in ((256,) if batch >= 64 else (64, 128, 256))
+        for least in ((256,) if batch >= 64 else (max(64, keys),))
     ]  # fmt: skip
 
 

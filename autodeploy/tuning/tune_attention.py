@@ -24,7 +24,7 @@ PROMPT_ROWS = (64, 256, 1024, 4096)
 CONTEXTS = (256, 2048)
 """How many keys the rows of a decode step have. The kernel is not told, and a request's context grows: what is
 compared is the geometric mean of the times."""
-MOST_CACHE = 1 << 30
+MOST_CACHE = 1 << 29
 """Past so many bytes of keys and values a context is left out."""
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from autodeploy import ops
-from autodeploy.kernels.triton.paged import Paged, Scoring
+from autodeploy.kernels.attention import Attention
+from autodeploy.kernels.triton.paged import Fresh, Paged, Scoring
 from tests.kernels.device import DEVICE, DTYPES, INTERPRETED, device_test, kernel
 from tests.kernels.steps import TOLERANCE, Shape, error, make_step
 
@@ -71,21 +74,60 @@ def test_requests_without_rows(requests: list[tuple[int, int]], page_size: int) 
 @device_test
 @pytest.mark.parametrize("config", [DecodeConfig(16, 3, 16), DecodeConfig(32, 7, 32), DecodeConfig(16, 0, 16)])
 @pytest.mark.parametrize(("page_size", "window", "sinks"), [(16, None, True), (64, 40, False), (5, 50, True)])
-@pytest.mark.parametrize("by_request", [False, True])
-def test_decode_shares(config: DecodeConfig, page_size: int, window: int | None, sinks: bool, by_request: bool) -> None:
-    """Contexts cut into shares, more of them than some contexts fill."""
+@pytest.mark.parametrize("writes", [False, True])
+def test_decode_shares(config: DecodeConfig, page_size: int, window: int | None, sinks: bool, writes: bool) -> None:
+    """Contexts cut into shares, more than some contexts fill; twice, since the first has to reset its counts."""
     shape = Shape(heads=6, kv_heads=2, page_size=page_size)
     step = make_step(shape, [(1, 100), (1, 1), (1, 33)], torch.float32, window=window, sinks=sinks)
 
     def run(*tensors: Tensor, scale: float, window: int | None = None, sinks: Tensor | None = None) -> Tensor:
         q, k, v, keys, values, query_start, context_len, table, slots = tensors
-        out, counters = torch.full_like(q, float("nan")), torch.full((3, 2), 9, dtype=torch.int32, device=q.device)
+        out = torch.full_like(q, float("nan"))
         paged, scoring = Paged(keys, values, query_start, context_len, table), Scoring(scale, window, None, sinks)
-        write_cache(k, v, paged, slots, out, counters)
-        decode(q, paged, scoring, out, counters, config, by_request=by_request)
+        fresh = Fresh(k, v, slots)
+        if not writes:
+            write_cache(fresh, paged, out)
+        decode(q, paged, scoring, out, config, fresh if writes else None)
         return out
 
-    assert error(step.to(DEVICE).call(run)[0].cpu(), step.expected()[0]) <= 2e-5
+    for _ in range(2):
+        out, keys, values = (x.cpu() for x in step.to(DEVICE).call(run))
+        expected = step.expected()
+        assert error(out, expected[0]) <= 2e-5
+        assert torch.equal(keys.nan_to_num(), expected[1].nan_to_num())
+        assert torch.equal(values.nan_to_num(), expected[2].nan_to_num())
+
+
+@device_test
+@pytest.mark.parametrize("requests", [[(3, 40), (0, 0), (1, 20), (0, 0)], [(1, 40), (0, 0), (2, 2), (0, 0), (0, 0)]])
+@pytest.mark.parametrize("window", [None, 2, 30])
+@pytest.mark.parametrize("rotary", [0, 32])
+def test_rows_of_a_request_see_each_other(requests: list[tuple[int, int]], window: int | None, rotary: int) -> None:
+    """Where rows do not outnumber requests, one kernel writes the cache and attends, and some request has several."""
+    step = make_step(Shape(heads=6, kv_heads=2), requests, torch.float32, window=window)
+    op = ops.rope_paged_attention if rotary else ops.paged_attention
+    q, k, v, *rest = step.tensors
+    angles = [torch.randn(len(q), rotary).to(q) for _ in range(2 * (rotary > 0))]
+    out = kernel(op).run(*(x.clone().to(DEVICE) for x in (q, k, v, *angles, *rest)), **step.options)
+    expected = op.reference(*(x.clone() for x in (q, k, v, *angles, *rest)), **step.options)
+    assert error(out.cpu(), expected) <= 2e-5
+
+
+@device_test
+@pytest.mark.parametrize("prompt", [False, True])
+def test_every_candidate_of_attention_is_right(prompt: bool) -> None:
+    dtype = torch.float16
+    attention = Attention(8, 2, 128, 128, "float16", "float16", prompt)
+    tunable = kernel(ops.paged_attention).tunable
+    assert tunable is not None
+    step = make_step(Shape(8, 2, 128, 128), [(5, 300), (1, 70)] if prompt else [(1, 300), (1, 70)], dtype)
+    configs = tunable.configs(6 if prompt else 2, attention)
+    assert len(configs) > 2
+    for config in configs:
+        assert config == tunable.config_type(**asdict(config))
+        out = step.to(DEVICE).call(tunable.bind(config))[0]
+        assert error(out.cpu(), step.expected()[0]) <= TOLERANCE[dtype], config
+    assert not tunable.configs(2, replace(attention, key_width=512))
 
 
 @device_test

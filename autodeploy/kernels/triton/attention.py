@@ -1,4 +1,4 @@
-"""Attention over a paged cache: one kernel writes the cache, one serves single rows, one serves the others.
+"""Attention over a paged cache: one kernel serves steps without prompts; others write the cache, then serve each kind.
 
 Nothing here waits for the device, and grids follow from shapes alone, so that a step can be captured in a CUDA graph.
 """
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from autodeploy.kernels.triton.attention_config import (
     AttentionConfig,
+    beside_prompts,
     decode_config,
     hopper_kernels,
     prefill_config,
 )
 from autodeploy.kernels.triton.cache import write_cache
 from autodeploy.kernels.triton.decode import decode
-from autodeploy.kernels.triton.paged import Paged, Scoring
+from autodeploy.kernels.triton.paged import Fresh, Paged, Scoring
 from autodeploy.kernels.triton.prefill import prefill
 from autodeploy.kernels.triton.rope_cache import rope_and_write_cache
 from autodeploy.kernels.triton.rows import dense
@@ -50,15 +51,10 @@ def paged_attention(
     chosen: AttentionConfig | None = None,
 ) -> Tensor:
     """`ops.paged_attention` for heads of up to 256 and a positive scale, as `chosen` or by rules."""
-    q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)
     scales = (dense(key_scale), dense(value_scale))
     paged = Paged(key_pages, value_pages, query_start, context_len, page_table, *scales)
     scoring = Scoring(scale, window, softcap, dense(sinks), dense(alibi_slopes))
-    out, counters = _results(q, k, v)
-    if q.shape[0]:
-        write_cache(k, v, paged, slots, out, counters)
-        _attend(q, paged, scoring, out, counters, chosen)
-    return out
+    return _attend(_dense_rows(q), Fresh(_dense_rows(k), _dense_rows(v), slots), paged, scoring, chosen)
 
 
 def rope_paged_attention(
@@ -84,44 +80,49 @@ def rope_paged_attention(
     chosen: AttentionConfig | None = None,
 ) -> Tensor:
     """`ops.rope_paged_attention` for heads of up to 256 and a positive scale, as `chosen` or by rules."""
-    q, k, v = _dense_rows(q), _dense_rows(k), _dense_rows(v)
     scales = (dense(key_scale), dense(value_scale))
     paged = Paged(key_pages, value_pages, query_start, context_len, page_table, *scales)
     scoring = Scoring(scale, window, softcap, dense(sinks), dense(alibi_slopes))
-    out, counters = _results(q, k, v)
-    if q.shape[0]:
-        angles = (cos.contiguous(), sin.contiguous())
-        q = rope_and_write_cache(q, k, v, *angles, paged, slots, out, counters, interleaved=interleaved)
-        _attend(q, paged, scoring, out, counters, chosen)
+    fresh = Fresh(_dense_rows(k), _dense_rows(v), slots, cos.contiguous(), sin.contiguous(), interleaved)
+    return _attend(_dense_rows(q), fresh, paged, scoring, chosen)
+
+
+def _attend(q: Tensor, fresh: Fresh, paged: Paged, scoring: Scoring, chosen: AttentionConfig | None) -> Tensor:
+    """The result of a step, which has no prompts unless rows outnumber the requests. Without a choice, rules hold."""
+    rows, heads, key_width = q.shape
+    out = torch.empty((rows, heads, fresh.v.shape[2]), dtype=q.dtype, device=q.device)
+    if not rows:
+        return out
+    width, size = max(key_width, out.shape[2]), q.element_size()
+    requests = paged.context_len.shape[0]
+    pairs = requests * fresh.k.shape[1]
+    if rows <= requests:
+        rule = decode_config(width, size, paged.key_pages.element_size(), pairs, q.device)
+        decode(q, paged, scoring, out, (chosen and chosen.decode) or rule, fresh)
+        return out
+    q = _write(q, fresh, paged, out)
+    decode(q, paged, scoring, out, beside_prompts(width, size, pairs))
+    _attend_prompts(q, paged, scoring, out, chosen)
     return out
 
 
-def _results(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Room for the result, and for a counter of each row and key-value head."""
-    out = torch.empty((*q.shape[:2], v.shape[2]), dtype=q.dtype, device=q.device)
-    return out, torch.empty(k.shape[:2], dtype=torch.int32, device=q.device)
+def _write(q: Tensor, fresh: Fresh, paged: Paged, out: Tensor) -> Tensor:
+    """The queries, turned as keys are on their way to the cache; padding rows of out are zeroed."""
+    if fresh.rotary:
+        return rope_and_write_cache(q, fresh, paged, out)
+    write_cache(fresh, paged, out)
+    return q
 
 
-def _attend(
-    q: Tensor, paged: Paged, scoring: Scoring, out: Tensor, counters: Tensor, chosen: AttentionConfig | None
-) -> None:
-    """Fill `out`, once the cache is written; every row may be a decode row unless rows outnumber the requests.
-
-    What is not `chosen` follows rules.
-    """
-    rows, heads, _ = q.shape
-    width = max(q.shape[2], out.shape[2])
-    requests = paged.context_len.shape[0]
-    mixed = rows > requests
-    config = chosen.decode if chosen else None
-    config = config or decode_config(width, q.element_size(), counters.numel())
-    decode(q, paged, scoring, out, counters, config, by_request=mixed)
-    if not mixed:
-        return
+def _attend_prompts(q: Tensor, paged: Paged, scoring: Scoring, out: Tensor, chosen: AttentionConfig | None) -> None:
+    """Fill the rows of requests of several rows."""
+    rows, requests = q.shape[0], paged.context_len.shape[0]
     cut = chosen.prefill if chosen else None
     prompts = rows >= MOSTLY_PROMPTS * requests and (cut is None if chosen else rows >= MANY_ROWS)
     hopper = hopper_kernels(q.device) if prompts else None
     if hopper is not None and hopper.suits(q, paged, scoring):
         hopper.hopper_prefill(q, paged, scoring, out)
-    else:
-        prefill(q, paged, scoring, out, cut or prefill_config(width, q.element_size(), rows * heads, q.device))
+        return
+    width = max(q.shape[2], out.shape[2])
+    cut = cut or prefill_config(width, q.element_size(), rows * q.shape[1], q.device)
+    prefill(q, paged, scoring, out, cut)

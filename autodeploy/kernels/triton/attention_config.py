@@ -16,12 +16,15 @@ from autodeploy.kernels.triton.prefill import PrefillConfig
 
 MANY_PAIRS = 256
 WIDEST = 256  # elements of a head
+MOST_PAIRS = 1024
+LARGE = DecodeConfig(256, 0, 256, 8, 1)
+SMALL = DecodeConfig(32, 0, 256, 1, 3)
 DECODES = (
-    DecodeConfig(256, 0, 256, 8, 1),
+    LARGE,
     DecodeConfig(128, 0, 128, 4, 1),
     DecodeConfig(64, 0, 64, 2, 3),
     DecodeConfig(64, 0, 256, 2, 3),
-    DecodeConfig(32, 0, 256, 1, 3),
+    SMALL,
 )
 PREFILLS = (PrefillConfig(), PrefillConfig(128, 64, 8, 3), PrefillConfig(64, 64, 4, 2))
 
@@ -59,10 +62,26 @@ class AttentionConfig:
 HOPPER = AttentionConfig("hopper")
 
 
-def decode_config(width: int, element_size: int, pairs: int) -> DecodeConfig:
-    """What is fast for heads of a width (the larger of keys' and values'), elements of a size in bytes, and a number of
-    pairs of row and key-value head: small programs hide more of each other's waiting, and many pairs need no more
-    programs for short contexts."""
+def decode_config(width: int, element_size: int, cached_size: int, pairs: int, device: torch.device) -> DecodeConfig:
+    """What is fast for heads of a width (the larger of keys' and values'), elements of a size in bytes, in the cache of
+    another, and a number of pairs of row and key-value head.
+
+    Few pairs wait for each load: large tiles ask for all at once. Of many, small programs hide more of each other's
+    waiting.
+    """
+    plain = width * element_size <= 256 and cached_size > 1
+    if plain and pairs >= MOST_PAIRS:
+        return SMALL
+    if plain and pairs < MANY_PAIRS and shared_memory(device) >= 160 << 10:
+        return LARGE
+    return beside_prompts(width, element_size, pairs)
+
+
+def beside_prompts(width: int, element_size: int, pairs: int) -> DecodeConfig:
+    """What is fast where few requests may decode, or none: programs without work are quick to come and go.
+
+    Many pairs need no more programs for short contexts.
+    """
     if width * element_size > 256:
         return DecodeConfig(block_keys=32)
     return DecodeConfig(num_warps=2, least_keys=256 if pairs >= MANY_PAIRS else 64)
@@ -94,7 +113,7 @@ def candidates(rows: int, attention: Attention) -> tuple[AttentionConfig, ...]:
         return ()
     narrow, device = width * size <= 256, current_device()
     if not attention.prompt:
-        rule = decode_config(width, size, rows * attention.kv_heads)
+        rule = decode_config(width, size, attention.cache_dtype.itemsize, rows * attention.kv_heads, device)
         fitting = (one for one in DECODES * narrow if _tile_bytes(attention, one) <= shared_memory(device))
         return tuple(_of_decode(one) for one in dict.fromkeys((rule, *fitting)))
     found = (prefill_config(width, size, rows * attention.heads, device), *PREFILLS * narrow)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, overlap
 from autodeploy.kernels.triton.narrow import narrow
-from autodeploy.kernels.triton.paged import Paged
+from autodeploy.kernels.triton.paged import Fresh, Paged
 
 
 @triton.jit(do_not_specialize=["requests"])  # it differs from step to step
@@ -22,7 +22,6 @@ def _write_cache_kernel(
     slots,
     query_start,
     out,
-    counters,
     k_stride,
     v_stride,
     out_stride,
@@ -33,9 +32,8 @@ def _write_cache_kernel(
     value_width: tl.constexpr,
     overlapped: tl.constexpr,
     BLOCK: tl.constexpr,  # noqa: N803
-    HEADS: tl.constexpr,  # noqa: N803
 ) -> None:
-    """Row t goes to slot slots[t]; a padding row also gets its zeros. The row's counters start at zero."""
+    """Row t goes to slot slots[t]; a padding row also gets its zeros."""
     await_inputs(overlapped)
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + row)
@@ -58,8 +56,6 @@ def _write_cache_kernel(
             scale = tl.load(value_scale + at // value_width, mask=inside, other=1.0)
         rows = narrow(tl.load(v + row * v_stride + at, mask=inside), scale, value_pages.dtype.element_ty)
         tl.store(value_pages + to, rows, mask=inside)
-    head = tl.arange(0, HEADS)
-    tl.store(counters + row * kv_heads + head, tl.zeros((HEADS,), tl.int32), mask=head < kv_heads)
     if row >= tl.load(query_start + requests):
         for column in range(0, out_stride, BLOCK):
             columns = column + tl.arange(0, BLOCK)
@@ -68,14 +64,12 @@ def _write_cache_kernel(
 
 
 def write_cache(
-    k: Tensor,
-    v: Tensor,
+    fresh: Fresh,
     paged: Paged,
-    slots: Tensor,
     out: Tensor,
-    counters: Tensor,
 ) -> None:
-    """Write `k [T, Hk, D]` and `v [T, Hk, Dv]` to their slots; zero the padding rows of out, and `counters [T, Hk]`."""
+    """Write keys and values to their slots as they are; zero the padding rows of out."""
+    k, v = fresh.k, fresh.v
     kv_heads, key_width, value_width = k.shape[1], k.shape[2], v.shape[2]
     _write_cache_kernel[(k.shape[0],)](
         k,
@@ -84,10 +78,9 @@ def write_cache(
         paged.value_pages,
         paged.key_scale,
         paged.value_scale,
-        slots,
+        fresh.slots,
         paged.query_start,
         out,
-        counters,
         k.stride(0),
         v.stride(0),
         out.stride(0),
@@ -97,6 +90,5 @@ def write_cache(
         key_width,
         value_width,
         BLOCK=min(triton.next_power_of_2(kv_heads * max(key_width, value_width)), 1024),
-        HEADS=triton.next_power_of_2(kv_heads),
         **overlap(k.device),
     )

@@ -29,3 +29,23 @@ class Scoring:
     softcap: float | None = None
     sinks: Tensor | None = None
     alibi_slopes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """What a step adds to the cache: keys and values `[T, Hk, D]`, and the slot of each row.
+
+    `cos, sin [T, R]` turn the keys and the queries first; without them, all come as they are.
+    """
+
+    k: Tensor
+    v: Tensor
+    slots: Tensor
+    cos: Tensor | None = None
+    sin: Tensor | None = None
+    interleaved: bool = False
+
+    @property
+    def rotary(self) -> int:
+        """How many elements of a head turn."""
+        return 0 if self.cos is None else self.cos.shape[-1]

@@ -44,6 +44,36 @@ def turn(a, b, angles, dtype: tl.constexpr):
 
 
 @triton.jit
+def read_turned(
+    source,
+    column,
+    known,
+    cos,
+    sin,
+    token,
+    rotary: tl.constexpr,
+    interleaved: tl.constexpr,
+):
+    """The elements `column` of heads at the pointers `source`, turned by a token's angles (None: as they are)."""
+    x = tl.load(source + column, mask=known, other=0.0)
+    if rotary > 0:
+        if interleaved:
+            first = column % 2 == 0
+            partner = tl.where(first, column + 1, column - 1)
+        else:
+            first = column < rotary // 2
+            partner = tl.where(first, column + rotary // 2, column - rotary // 2)
+        turns = column < rotary
+        other = tl.load(source + partner, mask=known & turns, other=0.0)
+        column_cos = tl.load(cos + token * rotary + column, mask=turns, other=1.0)
+        column_sin = tl.load(sin + token * rotary + column, mask=turns, other=0.0)
+        compute: tl.constexpr = column_cos.dtype
+        kept, turned = (x.to(compute) * column_cos).to(compute), (other.to(compute) * column_sin).to(compute)
+        x = tl.where(first, kept - turned, kept + turned).to(source.dtype.element_ty)
+    return x
+
+
+@triton.jit
 def pass_rest(
     source,
     target,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autodeploy.kernels.triton.launch import await_inputs, overlap
 from autodeploy.kernels.triton.narrow import narrow
-from autodeploy.kernels.triton.paged import Paged
+from autodeploy.kernels.triton.paged import Fresh, Paged
 from autodeploy.kernels.triton.rope import pairs, pass_rest, read_angles, rotation_blocks, turn
 
 MANY_ROWS = 1024  # from here on, rows alone occupy a GPU: programs need not share them
@@ -30,7 +30,6 @@ def _rope_cache_kernel(
     slots,
     query_start,
     out,
-    counters,
     q_stride,
     k_stride,
     v_stride,
@@ -96,7 +95,6 @@ def _rope_cache_kernel(
     pass_rest(from_k, to_k, kv_wanted, key_unit, key_width, rotary, REST)
     values = narrow(values, value_unit, value_pages.dtype.element_ty)
     tl.store(value_pages + line * value_width + column, values, mask=kv_wanted & inside)
-    tl.store(counters + row * kv_heads + kv_head, tl.zeros((KV_HEADS, 1), tl.int32), mask=kv_wanted)
     zeros = tl.zeros((HEADS, VALUE_WIDTH), out.dtype.element_ty)
     at = (row * kv_heads * group + head) * value_width + column
     tl.store(out + at, zeros, mask=wanted & inside & padding)
@@ -104,20 +102,15 @@ def _rope_cache_kernel(
 
 def rope_and_write_cache(
     q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
+    fresh: Fresh,
     paged: Paged,
-    slots: Tensor,
     out: Tensor,
-    counters: Tensor,
-    *,
-    interleaved: bool,
 ) -> Tensor:
     """The rotated queries; rotated keys and values go to their slots. Zeros as `cache.write_cache` writes them."""
     rows, heads, key_width = q.shape
-    kv_heads, value_width, rotary = k.shape[1], v.shape[2], cos.shape[-1]
+    k, v, cos, sin, rotary = fresh.k, fresh.v, fresh.cos, fresh.sin, fresh.rotary
+    assert cos is not None
+    kv_heads, value_width = k.shape[1], v.shape[2]
     rotated = torch.empty((rows, heads, key_width), dtype=q.dtype, device=q.device)
     share = kv_heads if rows >= MANY_ROWS else 1
     _rope_cache_kernel[(rows * kv_heads // share,)](
@@ -131,10 +124,9 @@ def rope_and_write_cache(
         paged.value_pages,
         paged.key_scale,
         paged.value_scale,
-        slots,
+        fresh.slots,
         paged.query_start,
         out,
-        counters,
         q.stride(0),
         k.stride(0),
         v.stride(0),
@@ -146,7 +138,7 @@ def rope_and_write_cache(
         key_width,
         value_width,
         rotary,
-        interleaved,
+        fresh.interleaved,
         share=share,
         HEADS=triton.next_power_of_2(heads // kv_heads * share),
         KV_HEADS=triton.next_power_of_2(share),
