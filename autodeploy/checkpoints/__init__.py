@@ -4,6 +4,6 @@ One module reads one form; `registry` lists them by the `quant_method` of a conf
 """
 
 from autodeploy.checkpoints.form import Form
-from autodeploy.checkpoints.registry import form_of, known, unpack
+from autodeploy.checkpoints.registry import form_of, known, outline, unpack
 
-__all__ = ["Form", "form_of", "known", "unpack"]
+__all__ = ["Form", "form_of", "known", "outline", "unpack"]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from autodeploy.checkpoints.form import Fields, Settings, parse
 from autodeploy.checkpoints.module import Module
@@ -46,6 +47,17 @@ class Mxfp4(Settings):
     def unpack(self, module: Module) -> Mapping[str, Expression]:
         """The projections of a layer's experts, `[E, K, N]`."""
         return {one: _experts(module, one) for one in PROJECTIONS if f"{one}_blocks" in module.names}
+
+    def outline(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What such a checkpoint holds of a model whose own tensors are these, by their names; on the meta device."""
+        held = {name: tensor.to("meta") for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            if name.endswith(tuple(f".experts.{one}" for one in PROJECTIONS)):
+                experts, columns, rows = held.pop(name).shape
+                groups = (experts, rows, columns // GROUP)
+                held[f"{name}_blocks"] = tensor.new_empty((*groups, GROUP // 2), dtype=torch.uint8, device="meta")
+                held[f"{name}_scales"] = tensor.new_empty(groups, dtype=torch.uint8, device="meta")
+        return held
 
 
 def _experts(module: Module, name: str) -> Expression:

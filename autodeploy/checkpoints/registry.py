@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig
 
 from autodeploy.checkpoints.awq import Awq
@@ -19,7 +20,7 @@ from autodeploy.checkpoints.module import modules_of
 from autodeploy.checkpoints.mxfp4 import Mxfp4
 from autodeploy.errors import UnsupportedError
 from autodeploy.weights.expression import Expression, Stored
-from autodeploy.weights.source import TensorSource
+from autodeploy.weights.source import RandomSource, TensorSource
 
 FORMS: Mapping[str, Callable[[Fields], Form]] = MappingProxyType(
     {
@@ -66,6 +67,14 @@ def unpack(source: TensorSource, form: Form | None) -> dict[str, Expression]:
         held |= {module.key(name): module.stored(name) for name in plain}
         held |= {module.key(name): weight for name, weight in found.items()}
     return held
+
+
+def outline(source: RandomSource, form: Form | None) -> RandomSource:
+    """A source with what a checkpoint of that form holds of experts in place of their numbers, where that is known."""
+    if not isinstance(form, Mxfp4):
+        return source
+    shapes = {key: torch.empty(source.shape(key), dtype=source.dtype(key), device="meta") for key in source.keys()}  # noqa: SIM118
+    return RandomSource(form.outline(shapes))
 
 
 def _fields(config: PretrainedConfig) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from transformers import PretrainedConfig
 
-from autodeploy.checkpoints import form_of
+from autodeploy.checkpoints import form_of, outline
 from autodeploy.choosing import Recipe
 from autodeploy.cost import (
     CostModel,
@@ -95,7 +95,8 @@ def estimate_model(config: PretrainedConfig, gpu: Gpu, dtype: torch.dtype, recip
     traced = trace_model(sample.config, dtype)
     device = torch.device("cpu" if gpu.is_cpu else "cuda")
     passes = _as_stored(config, tuple(one for _, one in recipe.passes if one.stage < Stage.TUNE))
-    graph_module, context = prepare(traced, RandomSource.of(traced.model), device, planning_kernels(device))
+    source = outline(RandomSource.of(traced.model), form_of(config))
+    graph_module, context = prepare(traced, source, device, planning_kernels(device))
     run_passes(graph_module, passes, context)
     spec = program_spec(replace(traced, config=config), graph_module)
     if spec is None:

@@ -15,6 +15,7 @@ from tests.checkpoints import test_compressed_tensors as compressed
 from tests.checkpoints import test_gptq_and_awq as gptq
 from tests.checkpoints import test_modelopt as modelopt
 from tests.checkpoints.checks import config
+from tests.checkpoints.test_fp8_and_mxfp4 import gpt_oss
 from tests.families import default_recipe
 
 FORMS: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -51,3 +52,15 @@ def test_an_estimate_counts_the_packed_bytes() -> None:
         return estimate.weight_bytes
 
     assert layers(gptq.gptq_settings()) < 0.6 * layers(None)  # of a tiny model, embeddings are much
+
+
+@pytest.mark.parametrize(("gpu", "share"), [("h200", 0.28), ("cpu", 1.0)])
+def test_an_estimate_counts_packed_experts_where_a_kernel_reads_them(gpu: str, share: float) -> None:
+    pytest.importorskip("triton")
+
+    def weights(settings: dict[str, Any] | None) -> float:
+        found = gpt_oss(settings)
+        estimate = estimate_model(found, choose_gpu(gpu).gpu, torch.bfloat16, default_recipe(found))
+        return estimate.expert_bytes()
+
+    assert weights({"quant_method": "mxfp4"}) == pytest.approx(share * weights(None), rel=0.05)
