@@ -54,7 +54,7 @@ def fold(
     values,
     has_softcap: tl.constexpr,
 ):
-    """One key and its value, joined to what queries `[D, rows]` have seen: tops, totals and sums `values [Dv, rows]`."""
+    """A key and its value, joined to what queries `[D, rows]` have seen: tops, totals and sums `values [Dv, rows]`."""
     scores = tl.sum(queries.to(tl.float32) * key.to(tl.float32)[:, None], axis=0)
     scores, factor = bend(scores, scale, softcap, slopes, distance, has_softcap)
     scores *= factor
