@@ -24,7 +24,7 @@ SCHEMES = {
 CASES = {"few rows, tails": (3, 2, 3, 40, 192), "many rows, several turns": (60, 2, 3, 72, 256)}
 SLOW = ("fp8, one scale", "int4", "int8")
 """In the interpreter, where a case takes a second."""
-DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16, torch.float32]
+DTYPES = [torch.float16] if INTERPRETED else [torch.bfloat16]
 CHOSEN = [(name, case) for case in CASES for name in SCHEMES if not INTERPRETED or name not in SLOW or "few" in case]
 
 
