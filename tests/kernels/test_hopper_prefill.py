@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from autodeploy.kernels.triton.paged import Paged, Scoring
+from autodeploy.kernels.triton.paged import Fresh, Paged, Scoring
 from tests.kernels.device import INTERPRETED
 from tests.kernels.steps import TOLERANCE, Shape, Step, error, make_step
 
@@ -49,10 +49,9 @@ def hopper_only(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
 
     q, k, v, keys, values, query_start, context_len, table, slots = (one.clone() for one in step.to("cuda").tensors)
     out = torch.full_like(q, float("nan"))
-    counters = torch.empty(k.shape[:2], dtype=torch.int32, device="cuda")
     paged, scoring = Paged(keys, values, query_start, context_len, table), Scoring(**step.options)
     assert suits(q, paged, scoring)
-    write_cache(k, v, paged, slots, out, counters)
+    write_cache(Fresh(k, v, slots), paged, out)
     hopper_prefill(q, paged, scoring, out)
     return out.cpu(), step.expected()[0]
 
