@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.fx import Graph
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule
 
 from autodeploy import ops
 from autodeploy.hardware import load_gpu
 from autodeploy.kernels import Kernel, KernelTable, builtin_kernels, reference_kernel
 from autodeploy.kernels.attention import Attention
 from autodeploy.kernels.table import Tunable
+from autodeploy.program import bind
 from autodeploy.tuning import Choice, Choices, Matmul, Site, attentions_of, tune_attentions
 from autodeploy.tuning.attention import op_of
 from autodeploy.tuning.attention_operands import expected_step, random_step
@@ -68,7 +69,7 @@ def _held(graph: Graph, operand: Any) -> Any:
     """A tensor as the graph's input, and anything else as it is."""
     if not isinstance(operand, Tensor):
         return operand
-    node = graph.placeholder("x")
+    node = graph.placeholder(f"x{len(graph.nodes)}")
     node.meta["val"] = operand
     return node
 
@@ -107,6 +108,20 @@ def test_a_step_runs_by_its_kind_and_its_number_of_rows(prompt: bool, rows: int,
     (operands,) = random_step(replace(PLAIN, prompt=prompt), rows, 70, 1, "cpu")
     assert torch.equal(run(*operands), ops.rope_paged_attention.reference(*operands))
     assert calls == [called]
+
+
+def test_a_program_runs_attention_as_chosen() -> None:
+    calls: list[str] = []
+    (operands,) = random_step(PLAIN, 2, 40, 1, "cpu")
+    graph = Graph()
+    attention = graph.call_function(op_of(PLAIN), tuple(_held(graph, one) for one in operands))
+    attention.meta["backend"] = "fast"
+    graph.output(attention)
+    choices = Choices({PLAIN: (Choice(8, "fast", {"block": 8}, 1e-6),)})
+    bound, _ = bind(graph, KernelTable([recording_kernel(calls)]), torch.device("cpu"), choices)
+    out = GraphModule(nn.Module(), bound).forward(*_tensors(operands))
+    assert torch.equal(out, ops.rope_paged_attention.reference(*operands))
+    assert calls == ["fast 8"]
 
 
 def test_attention_that_nobody_measured_runs_as_ever() -> None:
