@@ -68,9 +68,10 @@ def count_model(config: PretrainedConfig) -> Counted:
 
 
 def sample_layers(config: PretrainedConfig, counted: Counted) -> Sample:
-    """The fewest layers that hold every kind, that of the first twice: picked, or else all up to the last of them.
+    """The fewest layers that hold every kind, beside the first and the last: picked, or else the first so many.
 
-    The first stands for itself, since its norm joins no residual; the others share what is left of their kind.
+    The first stands for itself, since its norm joins no residual, and so does the last, which may compute the rows
+    alone whose logits are wanted; the others share what is left of their kind.
     """
     layers = counted.layers
     wanted = _representatives(layers)
@@ -78,21 +79,26 @@ def sample_layers(config: PretrainedConfig, counted: Counted) -> Sample:
         return Sample(config, len(layers))
     short = _shortened(config, wanted)
     if count_model(short).layers != tuple(layers[index] for index in wanted):  # its code counts layers by itself
-        wanted = list(range(wanted[-1] + 1))
+        wanted = _beginning(layers)
         short = _shortened(config, wanted)
     return Sample(short, len(layers), counted.path, _weights(layers, [layers[index] for index in wanted]))
 
 
 def _representatives(layers: tuple[Hashable, ...]) -> list[int]:
-    """The first layer of each kind, and the second of the first layer's."""
-    first = {layers.index(kind) for kind in set(layers)}
-    again = [index for index, kind in enumerate(layers) if index and kind == layers[0]]
-    return sorted({*first, *again[:1]})
+    """The first layer, the first of each kind between, and the last."""
+    between = layers[1:-1]
+    return sorted({0, *(1 + between.index(kind) for kind in set(between)), len(layers) - 1})
+
+
+def _beginning(layers: tuple[Hashable, ...]) -> list[int]:
+    """As few layers from the first on as end like the whole, and have between what the whole has."""
+    ends = (end for end in range(2, len(layers) + 1) if layers[end - 1] == layers[-1])
+    return list(range(next(end for end in ends if set(layers[1 : end - 1]) == set(layers[1:-1]))))
 
 
 def _weights(layers: tuple[Hashable, ...], kept: list[Hashable]) -> tuple[float, ...]:
-    there, left = Counter(kept[1:]), Counter(layers[1:])
-    return (1.0, *(left[kind] / there[kind] for kind in kept[1:]))
+    there, whole = Counter(kept[1:-1]), Counter(layers[1:-1])
+    return (1.0, *(whole[kind] / there[kind] for kind in kept[1:-1]), 1.0)
 
 
 def _shortened(config: PretrainedConfig, wanted: list[int]) -> PretrainedConfig:

@@ -29,10 +29,10 @@ def estimate(model_type: str, quantize: str | None = None, **options: object) ->
 @pytest.mark.parametrize(
     ("model_type", "options", "traced"),
     [
-        ("llama", {"num_hidden_layers": 5, "tie_word_embeddings": True}, 2),
-        ("llama", {"num_hidden_layers": 5, "quantize": "fp8"}, 2),
-        ("gemma3_text", {"num_hidden_layers": 6, "layer_types": MIXED, "sliding_window": 8}, 3),
-        ("qwen2_moe", {"num_hidden_layers": 5, "mlp_only_layers": [0]}, 2),
+        ("llama", {"num_hidden_layers": 5, "tie_word_embeddings": True}, 3),
+        ("llama", {"num_hidden_layers": 5, "quantize": "fp8"}, 3),
+        ("gemma3_text", {"num_hidden_layers": 6, "layer_types": MIXED, "sliding_window": 8}, 4),
+        ("qwen2_moe", {"num_hidden_layers": 5, "mlp_only_layers": [0]}, 3),
     ],
 )
 def test_a_sample_costs_what_the_whole_does(
@@ -61,8 +61,8 @@ def test_every_kind_of_layer_is_counted() -> None:
     assert len(counted.layers) == 6
     assert len(set(counted.layers)) == 2
     sample = sample_layers(config, counted)
-    assert sample.config.layer_types == MIXED[:3]
-    assert sample.weights == (1.0, 3.0, 2.0)
+    assert sample.config.layer_types == [*MIXED[:3], MIXED[-1]]
+    assert sample.weights == (1.0, 3.0, 1.0, 1.0)
     assert config.num_hidden_layers == 6
 
 
