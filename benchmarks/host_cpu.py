@@ -73,7 +73,7 @@ def serve(runner: Runner, num_requests: int, prompt_len: int, steps: int) -> Ite
 
 
 def measure() -> list[dict[str, object]]:
-    buckets = (*decode_buckets(SETTINGS.max_batch_size), *mixed_buckets(1024))
+    buckets = (*decode_buckets(SETTINGS.max_batch_size), *mixed_buckets(1024, SETTINGS.max_batch_size))
     runner = Runner(Idle(), PAGES, SETTINGS.page_size, SETTINGS.max_batch_size, MAX_LEN, buckets, (), capture)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     loads = [(size, 16, 60) for size in (1, 8, 64, 256)] + [(1, length, 1) for length in (128, 4096)] * 20

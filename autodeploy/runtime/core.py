@@ -194,4 +194,4 @@ def captured(model: Model, settings: RuntimeSettings) -> tuple[Bucket, ...]:
     if model.device.type != "cuda" or not settings.cuda_graphs or not model.is_capturable:
         return ()
     decode = decode_buckets(settings.max_batch_size, settings.graph_batch_sizes)
-    return decode + mixed_buckets(settings.max_num_tokens)
+    return decode + mixed_buckets(settings.max_num_tokens, settings.max_batch_size)

@@ -15,7 +15,7 @@ from autodeploy.runtime.packing import PackedStep, StepSize
 from autodeploy.runtime.tables import Tables
 
 SMALL = (16, 32, 64, 128, 256, 512, 640, 768, 896, SMALL_STEP)  # tokens
-SMALL_REQUESTS = 256  # of these steps, at most
+SMALL_REQUESTS = 512  # of these steps, at most: each has a row of logits
 FEW_REQUESTS = 8  # of a step of long prompts: programs for requests that are not there would cost what it gains
 MOST_PADDING = 64  # tokens of such a step: more would take as long as its launch
 MOST_NEW_PAGES = 1024  # of a step with chunks of prompts, which may have found thousands in the cache
@@ -54,10 +54,10 @@ def decode_buckets(max_batch_size: int, planned: Sequence[int] = ()) -> tuple[Bu
     return tuple(Bucket(size, size) for size in (*(one for one in sizes if one < max_batch_size), max_batch_size))
 
 
-def mixed_buckets(max_num_tokens: int) -> tuple[Bucket, ...]:
+def mixed_buckets(max_num_tokens: int, max_batch_size: int) -> tuple[Bucket, ...]:
     """Small steps with chunks of prompts, which a GPU computes faster than a host launches."""
     sizes = sorted(one for one in {*SMALL, min(max_num_tokens, SMALL_STEP)} if SMALL[0] <= one <= max_num_tokens)
-    return tuple(Bucket(size, min(size // 2, SMALL_REQUESTS)) for size in sizes)
+    return tuple(Bucket(size, min(size // 2, max_batch_size, SMALL_REQUESTS)) for size in sizes)
 
 
 def large_buckets(max_num_tokens: int) -> tuple[Bucket, ...]:

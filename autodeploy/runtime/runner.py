@@ -106,8 +106,10 @@ class Runner:
         size = draft.size
         captured = None if self._graphs is None else self._graphs.find(size)
         if captured is None:
+            asked, size = size.num_logits, size._replace(num_logits=max(size.num_logits, 1))  # kernels want rows
             words = self._exchange.write(draft, size, self._tables)
-            return self._compute(PackedStep.over(words.to(self._device, non_blocking=True), size))
+            computed = self._compute(PackedStep.over(words.to(self._device, non_blocking=True), size))
+            return Computed(*(one[:asked] for one in computed))
         words = self._exchange.write(draft, captured.size, self._tables)
         captured.words.copy_(words, non_blocking=True)
         return captured.run(size.num_logits)

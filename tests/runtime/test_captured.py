@@ -63,7 +63,7 @@ def answers(program: Program, *, overlap: bool, capture: Replays | None) -> dict
     settings = RuntimeSettings(max_num_tokens=48, max_batch_size=6, num_pages=PAGES, page_size=8, overlap=overlap)
     core = EngineCore(program, settings)
     if capture is not None:
-        buckets, later = (*decode_buckets(6), *mixed_buckets(32)), (Bucket(48, 6),)
+        buckets, later = (*decode_buckets(6), *mixed_buckets(32, 6)), (Bucket(48, 6),)
         core._runner = Runner(program, PAGES, 8, 6, core.max_len, buckets, later, capture)
         assert capture.warm == []
     engine, random, tokens = Engine(core, None), Random(0), dict[str, list[int]]()

@@ -36,13 +36,19 @@ def test_buckets_reach_the_largest_batch_and_pad_little(largest: int) -> None:
 def test_a_step_takes_the_smallest_bucket_that_pads_little(
     num_tokens: int, num_requests: int, found: Bucket | None
 ) -> None:
-    buckets = sorted((*decode_buckets(16), *mixed_buckets(4096), *large_buckets(4096)))
+    buckets = sorted((*decode_buckets(16), *mixed_buckets(4096, 256), *large_buckets(4096)))
     assert fitting(buckets, num_tokens, num_requests) == found
 
 
 @pytest.mark.parametrize(("most", "largest"), [(8, None), (16, (16, 8)), (600, (600, 256)), (1500, (1024, 256))])
 def test_small_steps_of_any_size_are_captured(most: int, largest: tuple[int, int] | None) -> None:
-    assert max(mixed_buckets(most), default=None) == largest
+    assert max(mixed_buckets(most, 256), default=None) == largest
+
+
+@pytest.mark.parametrize(("batch", "requests"), [(4, [4, 4]), (100, [8, 100]), (1024, [8, 512])])
+def test_a_mixed_step_has_rows_for_no_more_requests_than_can_run(batch: int, requests: list[int]) -> None:
+    sizes = mixed_buckets(1024, batch)
+    assert [sizes[0].num_requests, sizes[-1].num_requests] == requests
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(512, []), (1500, []), (3000, [2048]), (8192, [2048, 4096, 8192])])
