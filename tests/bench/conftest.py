@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from tests.build.conftest import _own_cache, model_folder, native_cache  # noqa: F401 (fixtures)
+from tests.build.conftest import _own_cache, model_folder, native_cache, saved_model  # noqa: F401 (fixtures)

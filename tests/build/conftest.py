@@ -1,13 +1,17 @@
-"""A tiny random model in a folder, as transformers saves it."""
+"""A tiny random model in a folder, as transformers saves it, and what a build makes of it."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+
+import autodeploy as ad
+from autodeploy.artifact import Artifact
 
 CONFIG = {
     "vocab_size": 96,
@@ -40,10 +44,22 @@ def native_cache() -> Path:
     return cache_dir() / "native"
 
 
-@pytest.fixture
-def model_folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    folder = tmp_path / "model"
+    folder = tmp_path_factory.mktemp("saved") / "model"
     factory: Any = AutoModelForCausalLM
     factory.from_config(AutoConfig.for_model("llama", **CONFIG)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def model_folder(saved_model: Path, tmp_path: Path) -> Path:
+    """The model, for a test that may change it."""
+    return shutil.copytree(saved_model, tmp_path / "model")
+
+
+@pytest.fixture(scope="session")
+def built(saved_model: Path, native_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The model built for the CPU in float32, for tests that leave it as it is."""
+    return ad.build(str(saved_model), out=tmp_path_factory.mktemp("built") / "out", gpu="cpu", dtype="fp32")

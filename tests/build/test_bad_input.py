@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from autodeploy.artifact import Artifact
 from autodeploy.cli import main
 
 Fails = Callable[..., str]
@@ -30,10 +32,9 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
 
 
 @pytest.fixture
-def artifact(model_folder: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "artifact"
-    assert main([str(model_folder), "--gpu", "cpu", "--dtype", "fp32", "--out", str(out)]) == 0
-    return out
+def artifact(built: Artifact, tmp_path: Path) -> Path:
+    """A build that a test may damage."""
+    return shutil.copytree(built.path, tmp_path / "artifact")
 
 
 def test_a_missing_folder(fails: Fails, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import autodeploy as ad
+from autodeploy.artifact import Artifact
 from autodeploy.errors import InputError
 from autodeploy.progress import NullProgress
 
@@ -34,9 +35,8 @@ def greedy(folder: Path, prompt: list[int], num_tokens: int) -> list[int]:
     return tokens
 
 
-def test_an_artifact_answers_as_transformers_does(model_folder: Path, tmp_path: Path) -> None:
-    artifact = ad.build(str(model_folder), out=tmp_path / "out", gpu="cpu", dtype="fp32")
-    llm = ad.LLM(artifact.path)
+def test_an_artifact_answers_as_transformers_does(model_folder: Path, built: Artifact) -> None:
+    llm = ad.LLM(built.path)
     prompts = [[5, 6, 7, 8], list(range(10, 40))]
     outputs = llm.generate(prompts, ad.SamplingParams(max_tokens=12, temperature=0))
     assert [list(one.outputs[0].token_ids) for one in outputs] == [greedy(model_folder, one, 12) for one in prompts]
@@ -81,19 +81,17 @@ def test_random_weights_need_no_checkpoint(model_folder: Path, tmp_path: Path) -
     assert len(output[0].outputs[0].token_ids) == 3
 
 
-def test_compiled_layers_answer_alike(model_folder: Path, tmp_path: Path) -> None:
-    artifact = ad.build(str(model_folder), out=tmp_path / "out", gpu="cpu", dtype="fp32")
+def test_compiled_layers_answer_alike(built: Artifact) -> None:
     params = ad.SamplingParams(max_tokens=4, temperature=0)
     plain, compiled = (
-        ad.LLM(artifact.path, capture=capture).generate([[5, 6, 7]], params)[0].outputs[0].token_ids
+        ad.LLM(built.path, capture=capture).generate([[5, 6, 7]], params)[0].outputs[0].token_ids
         for capture in ("none", "compile")
     )
     assert plain == compiled
 
 
-def test_fuel_bounds_the_rewrites(model_folder: Path, tmp_path: Path) -> None:
-    artifact = ad.build(str(model_folder), out=tmp_path / "out", gpu="cpu", load_format="random")
-    some = sum(report["matches"] for report in artifact.history) - 20
+def test_fuel_bounds_the_rewrites(model_folder: Path, built: Artifact) -> None:
+    some = sum(report["matches"] for report in built.history) - 20
     traced = ad.trace(str(model_folder))
     optimized = ad.optimize(traced, gpu="cpu", fuel=some)
     assert sum(report.matches for report in optimized.history) == some
@@ -115,26 +113,22 @@ def test_a_mistake_of_a_script_is_told(
 
 
 @pytest.mark.parametrize("option", [{"dtype": "bf16"}, {"set": {"passes.fuse_qkv": False}}, {"gpu": "h100"}])
-def test_an_artifact_refuses_what_its_build_decided(
-    model_folder: Path, tmp_path: Path, option: dict[str, object]
-) -> None:
-    artifact = ad.build(str(model_folder), out=tmp_path / "out", gpu="cpu", dtype="fp32")
+def test_an_artifact_refuses_what_its_build_decided(built: Artifact, option: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"built|artifact"):
-        ad.LLM(artifact.path, **option)  # type: ignore[arg-type]
+        ad.LLM(built.path, **option)  # type: ignore[arg-type]
 
 
-def test_a_process_of_its_own_answers_alike(model_folder: Path, tmp_path: Path) -> None:
-    artifact = ad.build(str(model_folder), out=tmp_path / "out", gpu="cpu", dtype="fp32")
+def test_a_process_of_its_own_answers_alike(built: Artifact) -> None:
     params = ad.SamplingParams(max_tokens=6, temperature=0)
     settings = {"runtime.page_size": 8}
     here, there = (
-        ad.LLM(artifact.path, engine=engine, set=settings).generate([[5, 6, 7], [8]], params)
+        ad.LLM(built.path, engine=engine, set=settings).generate([[5, 6, 7], [8]], params)
         for engine in ("inline", "process")
     )
     assert there == here
     with pytest.raises(InputError, match="did you mean 'page_size'"):
-        ad.LLM(artifact.path, engine="process", set={"runtime.page_sise": 8})
+        ad.LLM(built.path, engine="process", set={"runtime.page_sise": 8})
     with pytest.raises(InputError, match="engine='proces': not a choice; did you mean 'process'"):
-        ad.LLM(artifact.path, engine="proces")
+        ad.LLM(built.path, engine="proces")
     with pytest.raises(InputError, match="was built for a CPU; use none or compile"):
-        ad.LLM(artifact.path, capture="cudagraph")
+        ad.LLM(built.path, capture="cudagraph")

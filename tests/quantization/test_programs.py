@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from autodeploy.graph.nodes import calls_of
 from autodeploy.program import Program, ProgramSpec, cache_specs
@@ -44,6 +43,11 @@ def source_of(family: str) -> MemorySource:
     return MemorySource(dict(tiny_model(config_of(family)).state_dict()))
 
 
+@cache
+def plain_of(family: str) -> Built:
+    return build(config_of(family), source_of(family))
+
+
 def program_over(built: Built, tensors: Mapping[str, Tensor]) -> Program:
     graph = built.graph_module
     spec = ProgramSpec(VOCAB_SIZE, MAX_POSITIONS, cache_specs(graph.graph))
@@ -55,13 +59,12 @@ def rounded(weight: Tensor, scheme: Scheme) -> Tensor:
     return dequantize(parts.values, parts.scale, parts.zero, parts.global_scale, scheme.weights)
 
 
-def check_against_plain(config: PretrainedConfig, source: MemorySource, values: Mapping[str, Any]) -> Built:
+def check_against_plain(family: str, values: Mapping[str, Any]) -> Built:
     """The quantized program gives the logits of the plain one whose weights have been rounded."""
-    quantized = build(config, source, values=values)
+    quantized, plain = build(config_of(family), source_of(family), values=values), plain_of(family)
     schemes: dict[Expression, Scheme] = {
         one.x: one.scheme for one in quantized.weights.values() if isinstance(one, Quantized)
     }
-    plain = build(config, source)
     tensors = dict(plain.tensors)
     projected = [str(call.args[1].target) for call in calls_of(plain.graph_module.graph, *PROJECTIONS)]  # type: ignore[union-attr]
     for name in projected:
@@ -87,7 +90,7 @@ def num_calls(built: Built, name: str) -> int:
     ],
 )
 def test_every_family(family: str) -> None:
-    built = check_against_plain(config_of(family), source_of(family), rule(INT4))
+    built = check_against_plain(family, rule(INT4))
     heads = num_calls(built, "linear") + num_calls(built, "gated_linear")
     assert num_calls(built, "packed_linear") + num_calls(built, "packed_gated_linear") >= 2 * 3
     assert num_calls(built, "linear_activation") == 0
@@ -96,11 +99,11 @@ def test_every_family(family: str) -> None:
 
 @pytest.mark.parametrize("name", WEIGHT_ONLY)
 def test_every_format(name: str) -> None:
-    check_against_plain(config_of("llama"), source_of("llama"), rule(WEIGHT_ONLY[name]))
+    check_against_plain("llama", rule(WEIGHT_ONLY[name]))
 
 
 def test_the_head_when_a_rule_names_it() -> None:
     rules = [{"kind": "head", "scheme": "int8"}]
-    built = check_against_plain(config_of("gemma"), source_of("gemma"), {"passes.mark_precision.rules": rules})
+    built = check_against_plain("gemma", {"passes.mark_precision.rules": rules})
     assert num_calls(built, "packed_linear") == 1
     assert any(name.startswith("model.embed_tokens") for name in built.weights)  # the tie: rows are still looked up

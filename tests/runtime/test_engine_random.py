@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from random import Random
+from unittest import TestCase
 
 import hypothesis.strategies as st
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -177,11 +179,18 @@ def check_prompt_logprobs(prompt: tuple[int, ...], found: Sequence[float | None]
         assert abs(logprob - expected[place - 1, prompt[place]].item()) < 1e-5
 
 
-TestRandomArrivals = RandomArrivals.TestCase
-TestRandomArrivals.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+def arrivals(max_examples: int) -> type[TestCase]:
+    """The machine as a test case that runs it so often."""
+    case: type[TestCase] = type("TestCase", (RandomArrivals.TestCase,), {})
+    case.settings = settings(  # type: ignore[attr-defined]
+        max_examples=max_examples,
+        stateful_step_count=40,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    return case
+
+
+TestRandomArrivals = arrivals(30)
+TestManyRandomArrivals = pytest.mark.slow(arrivals(200))
