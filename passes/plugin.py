@@ -28,6 +28,7 @@ from autodeploy.passes.fuse_qkv import FuseQkv
 from autodeploy.passes.fuse_residual_norm import FuseResidualNorm
 from autodeploy.passes.fuse_rope_cache import FuseRopeCache
 from autodeploy.passes.gather_logit_rows import GatherLogitRows
+from autodeploy.passes.hoist_logit_rows import HoistLogitRows
 from autodeploy.passes.mark_precision import MarkPrecision
 from autodeploy.passes.merge_common import MergeCommon
 from autodeploy.passes.name_masks import NameMasks
@@ -74,6 +75,7 @@ PLUGIN = Plugin(
         QuantizeCache,
         FuseRopeCache,
         FuseGatedLinear,
+        HoistLogitRows,
         TuneKernels,
         ChooseKernels,
     ),

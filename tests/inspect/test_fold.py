@@ -46,6 +46,11 @@ def test_a_layer_that_differs_stands_alone() -> None:
     assert outline(child(root, "layers 1-2"))[0] == "add_rms_norm"
 
 
+def test_the_last_layer_stands_alone_where_it_computes_fewer_rows() -> None:
+    folded = fold_graph(ad.optimize(traced(4), gpu="cpu").graph_module.graph, "llama")
+    assert [one for one in outline(folded.root) if one.startswith("layer")] == ["layer 0", "layers 1-2", "layer 3"]
+
+
 def test_kinds_of_layers_that_take_turns_fold_into_their_period() -> None:
     types = [*["sliding_attention"] * 2, "full_attention"] * 2
     config = config_with("gemma3_text", {"num_hidden_layers": 6, "layer_types": types, "sliding_window": 8})
