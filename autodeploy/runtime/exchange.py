@@ -21,21 +21,24 @@ class Exchange:
         self._written, self._fetched = self._integers(1024), self._integers(256)
         self._size = StepSize(0, 0, 0, 0)
         self._words, self._answers = self._written[:0], self._fetched[:0]
-        self._step = PackedStep.over(self._words.numpy(), self._size)
+        self.step = PackedStep.over(self._words, self._size)
+        """What was written last, on the host."""
+        self._parts = PackedStep.over(self._words.numpy(), self._size)
         self._done = torch.cuda.Event() if self._pinned else None  # type: ignore[no-untyped-call]
 
     def write(self, draft: Draft, size: StepSize, tables: Tables) -> Tensor:
         """Words of a step that is padded to `size`, int64 on the host."""
         if size != self._size:  # most steps are as large as the one before
             self._resize(size)
-        draft.write(self._step, size, tables)
+        draft.write(self._parts, size, tables)
         return self._words
 
     def _resize(self, size: StepSize) -> None:
         if size.num_words > len(self._written):
             self._written = self._integers(2 * size.num_words)
         self._size, self._words = size, self._written[: size.num_words]
-        self._step = PackedStep.over(self._words.numpy(), size)
+        self.step = PackedStep.over(self._words, size)
+        self._parts = PackedStep.over(self._words.numpy(), size)
 
     def fetch(self, token_ids: Tensor) -> None:
         """Have sampled tokens int64 `[N]` sent here; the step is done when they are."""

@@ -17,7 +17,7 @@ from autodeploy.runtime.graphs import Bucket, Capture, Computed, CudaCapture, St
 from autodeploy.runtime.logprobs import token_logprobs
 from autodeploy.runtime.messages import TokenLogprobs
 from autodeploy.runtime.model import Model
-from autodeploy.runtime.packing import PackedStep
+from autodeploy.runtime.packing import PackedStep, StepSize
 from autodeploy.runtime.sampler import Sampler, takes_argmax
 from autodeploy.runtime.tables import Tables
 from autodeploy.runtime.transfer import to_device
@@ -106,13 +106,19 @@ class Runner:
         size = draft.size
         captured = None if self._graphs is None else self._graphs.find(size)
         if captured is None:
-            asked, size = size.num_logits, size._replace(num_logits=max(size.num_logits, 1))  # kernels want rows
-            words = self._exchange.write(draft, size, self._tables)
-            computed = self._compute(PackedStep.over(words.to(self._device, non_blocking=True), size))
-            return Computed(*(one[:asked] for one in computed))
+            return self._launch(draft, size)
         words = self._exchange.write(draft, captured.size, self._tables)
         captured.words.copy_(words, non_blocking=True)
         return captured.run(size.num_logits)
+
+    def _launch(self, draft: Draft, size: StepSize) -> Computed:
+        """Run a step kernel by kernel."""
+        asked, size = size.num_logits, size._replace(num_logits=max(size.num_logits, 1))  # kernels want rows
+        words, step = self._exchange.write(draft, size, self._tables), self._exchange.step
+        if self._device.type != "cpu":
+            step = PackedStep.over(words.to(self._device, non_blocking=True), size)
+        computed = self._compute(step)
+        return computed if asked else Computed(*(one[:0] for one in computed))
 
     def _compute(self, step: PackedStep[Tensor]) -> Computed:
         """Run a step on the device, and keep the likeliest tokens: most requests ask for them, and it costs little."""

@@ -107,8 +107,9 @@ def most_likely(logits: Tensor) -> Tensor:
     """
     if logits.device.type != "cpu":
         return logits.argmax(dim=-1)
-    blocks = torch.split(logits, ROWS_AT_ONCE)
-    return torch.from_numpy(np.concatenate([block.float().numpy().argmax(axis=-1) for block in blocks]))
+    if len(logits) > ROWS_AT_ONCE:
+        return torch.cat([most_likely(block) for block in torch.split(logits, ROWS_AT_ONCE)])
+    return torch.from_numpy(logits.float().numpy().argmax(axis=-1))
 
 
 def takes_argmax(requests: Sequence[Request]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from autodeploy.program import Program
 from autodeploy.runtime.batch import BatchItem
 from autodeploy.runtime.draft import Draft
+from autodeploy.runtime.model import StepInputs
 from autodeploy.runtime.packing import PackedStep, StepSize
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.tables import Tables
@@ -80,6 +81,17 @@ def test_an_unknown_token_is_the_last_of_its_row() -> None:
     assert inputs.query_start.tolist() == [0, 1, 3]
     assert inputs.context_len.tolist() == [6, 2]
     assert inputs.slots.tolist() == [PAGE_SIZE + 1, 2 * PAGE_SIZE, 2 * PAGE_SIZE + 1]
+
+
+@pytest.mark.parametrize("num_known", [5, 6])
+def test_the_host_begins_a_step_as_a_device_does(num_known: int) -> None:
+    tables = new_tables()
+    tables.keep_tokens(torch.arange(ROWS), torch.randint(100, (ROWS,)))
+    step = packed_of([item(3, [0, 1], 5, 1, num_known), item(1, [2], 0, 2)], tables, StepSize(6, 3, 3, 2))
+    one, other = tables.inputs_of(step), tables.plain_inputs_of(step)
+    for name in StepInputs.__dataclass_fields__:
+        assert getattr(one, name).dtype == getattr(other, name).dtype
+        assert torch.equal(getattr(one, name), getattr(other, name))
 
 
 def test_logits_are_asked_for_where_something_is_sampled_or_explained() -> None:
