@@ -124,7 +124,7 @@ def decode_cases(page_sizes: tuple[int, ...], sweep: bool) -> Iterator[Case]:
             configs = (
                 decode_sweep(len(contexts))
                 if sweep
-                else [decode_config(WIDTH, 2, 2, len(contexts) * KV_HEADS, caches[0].q.device)]
+                else [decode_config(WIDTH, 2, len(contexts) * KV_HEADS, caches[0].q.device)]
             )
             variants = [
                 Variant(_brief(config), [partial(cache.decode, config) for cache in caches]) for config in configs

@@ -179,12 +179,12 @@ def test_every_choice_gives_the_right_numbers_and_none_is_wrong(prompt: bool) ->
     tunable = Tunable(lambda rows, attention: (Cut(1),), lambda _: nothing, Cut)
     wrong = Kernel(ops.rope_paged_attention, "wrong", nothing, priority=100, tunable=tunable)
     table = KernelTable([*builtin_kernels("cuda"), wrong])
-    choices = tune_attentions([kind], table, max_rows=64)
+    choices = tune_attentions([kind], table, max_rows=8)
     assert {choice.backend for _, choice in choices} == {"triton"}
     assert all(0.0 < choice.floor_fraction < 1.1 for _, choice in choices)
     kinds = replace(kind, prompt=False), replace(kind, prompt=True)
     run = tuned_attention(kinds, choices, table, nothing)
-    for rows in (1, 5, 40):
+    for rows in (2, 40) if prompt else (1, 5):
         (operands,) = random_step(kind, rows, 300, 1)
         expected = expected_step(kind, operands)
         assert float((run(*operands).float() - expected).norm() / expected.norm()) < 3e-3

@@ -97,7 +97,7 @@ def _attend(q: Tensor, fresh: Fresh, paged: Paged, scoring: Scoring, chosen: Att
     requests = paged.context_len.shape[0]
     pairs = requests * fresh.k.shape[1]
     if rows <= requests:
-        rule = decode_config(width, size, paged.key_pages.element_size(), pairs, q.device)
+        rule = decode_config(width, size, pairs, q.device)
         decode(q, paged, scoring, out, (chosen and chosen.decode) or rule, fresh)
         return out
     q = _write(q, fresh, paged, out)

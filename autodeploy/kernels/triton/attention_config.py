@@ -62,17 +62,17 @@ class AttentionConfig:
 HOPPER = AttentionConfig("hopper")
 
 
-def decode_config(width: int, element_size: int, cached_size: int, pairs: int, device: torch.device) -> DecodeConfig:
-    """What is fast for heads of a width (the larger of keys' and values'), elements of a size in bytes, in the cache of
-    another, and a number of pairs of row and key-value head.
+def decode_config(width: int, element_size: int, pairs: int, device: torch.device) -> DecodeConfig:
+    """What is fast for heads of a width (the larger of keys' and values'), elements of a size in bytes, and a number of
+    pairs of row and key-value head.
 
     Few pairs wait for each load: large tiles ask for all at once. Of many, small programs hide more of each other's
     waiting.
     """
-    plain = width * element_size <= 256 and cached_size > 1
-    if plain and pairs >= MOST_PAIRS:
+    narrow = width * element_size <= 256
+    if narrow and pairs >= MOST_PAIRS:
         return SMALL
-    if plain and pairs < MANY_PAIRS and shared_memory(device) >= 160 << 10:
+    if narrow and pairs < MANY_PAIRS and shared_memory(device) >= 160 << 10:
         return LARGE
     return beside_prompts(width, element_size, pairs)
 
@@ -113,7 +113,7 @@ def candidates(rows: int, attention: Attention) -> tuple[AttentionConfig, ...]:
         return ()
     narrow, device = width * size <= 256, current_device()
     if not attention.prompt:
-        rule = decode_config(width, size, attention.cache_dtype.itemsize, rows * attention.kv_heads, device)
+        rule = decode_config(width, size, rows * attention.kv_heads, device)
         fitting = (one for one in DECODES * narrow if _tile_bytes(attention, one) <= shared_memory(device))
         return tuple(_of_decode(one) for one in dict.fromkeys((rule, *fitting)))
     found = (prefill_config(width, size, rows * attention.heads, device), *PREFILLS * narrow)
