@@ -13,7 +13,7 @@ def chunk_sizes(max_num_tokens: int) -> tuple[int, ...]:
 
 
 def next_chunk(pending: int, max_num_tokens: int) -> int:
-    """How many of so many tokens of prompts the next step takes, where nobody decodes.
+    """How many of so many tokens of a prompt the next step takes, where nobody decodes.
 
     The largest size that they fill: what a size leaves takes a step of its own, and costs hardly more than its tokens.
     """

@@ -128,18 +128,20 @@ class Scheduler:
 
     def _prompt_budget(self, num_decodes: int) -> int:
         """How many tokens of prompts a step takes: fewer where the next tokens of others would wait for them."""
-        if not num_decodes:
-            return next_chunk(self._pending(), self.max_num_tokens)
-        return max(1, min(self.prefill_budget, self.max_num_tokens) - num_decodes)
+        budget = min(self.prefill_budget, self.max_num_tokens)
+        if num_decodes:
+            return max(1, budget - num_decodes)
+        return max(budget, next_chunk(self._first_prompt(), self.max_num_tokens))
 
-    def _pending(self) -> int:
-        """The tokens that prompts have still to compute, where nobody decodes: it counts as far as a step goes."""
-        pending = sum(one.num_tokens - one.num_computed for one in self.running if one.num_tokens < one.max_len)
-        for request in self.waiting:
-            if pending >= self.max_num_tokens:
-                break
-            pending += request.num_tokens
-        return pending
+    def _first_prompt(self) -> int:
+        """How many tokens the first prompt has still to compute, where nobody decodes."""
+        for request in reversed(self.running):
+            if request.num_tokens < request.max_len:
+                return request.num_tokens - request.num_computed
+        if not self.waiting:
+            return 0
+        request = self.waiting[0]
+        return request.num_tokens - len(self._reusable(request)) * self.page_size
 
     def _grow(self, request: Request) -> bool:
         """Give a running request one more page, at the cost of the latest arrivals; False if it is the latest."""

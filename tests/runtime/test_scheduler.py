@@ -72,7 +72,7 @@ def test_prompts_are_cut_shorter_where_others_decode() -> None:
     assert shape(step(scheduler)) == [(12, 1, True), (0, 2, False)]
     assert shape(step(scheduler)) == [(13, 1, True), (2, 2, False)]
     assert shape(step(scheduler)) == [(14, 1, True), (4, 2, False)]
-    assert shape(step(scheduler)) == [(6, 14, True), (0, 2, False)], "nobody decodes any more"
+    assert shape(step(scheduler)) == [(6, 14, True)], "nobody decodes any more"
 
 
 def test_a_long_prompt_is_cut_into_few_sizes() -> None:
@@ -84,7 +84,17 @@ def test_a_long_prompt_is_cut_into_few_sizes() -> None:
     assert found == [(0, 4096, False), (4096, 2048, False), (6144, 856, True)]
     for start in (10000, 20000, 30000):
         add(scheduler, start, 1000, max_tokens=1)
-    assert shape(step(scheduler)) == [(0, 1000, True), (0, 1000, True), (0, 48, False)], "prompts share such a step"
+    assert shape(step(scheduler)) == [(0, 1000, True), (0, 24, False)], "each of many prompts would wait for all"
+
+
+def test_what_the_cache_holds_of_a_prompt_makes_no_step_long() -> None:
+    scheduler = new_scheduler(2000, budget=8192, prompts=1024, max_len=20000)
+    add(scheduler, 0, 4000, max_tokens=1)
+    while scheduler.has_unfinished:
+        step(scheduler)
+    for last in range(10):
+        scheduler.add(new_request([*range(3900), *[last] * 300], SamplingParams(max_tokens=1), max_len=20000))
+    assert step(scheduler).num_tokens == 1024
 
 
 def test_a_request_that_awaits_its_last_token_does_not_shorten_prompts() -> None:
@@ -108,6 +118,7 @@ def test_a_prompt_goes_on_however_many_others_decode() -> None:
     scheduler = new_scheduler(budget=8, prompts=2)
     for start in range(3):
         add(scheduler, 10 * start, 1)
+    step(scheduler)
     step(scheduler)
     add(scheduler, 100, 4)
     assert shape(step(scheduler))[3:] == [(0, 1, False)]
