@@ -16,10 +16,10 @@ class RuntimeSettings(BaseModel):
     `max_num_tokens` is the token budget of one step. `prefill_budget`, by default the same, is that of all but those
     in which nobody decodes and the first prompt is longer: in others, requests wait for each other. At most
     `max_batch_size` requests run at once, and never more than the token budget, so that each can decode in every step.
-    `num_pages` wins over `cache_bytes`; with
-    neither, the cache takes what the device can spare. `max_model_len` may shorten the model's own limit, not extend
-    it. With `overlap`, by default on a GPU, the next step is prepared while one runs. `cuda_graphs` replay decode steps
-    there, of the `graph_batch_sizes` if they are given: smaller batches are padded to the next.
+    `num_pages` wins over `cache_bytes`; with neither, the cache takes what the device can spare. `max_model_len` may
+    shorten the model's own limit, not extend it. With `overlap`, by default on a GPU, the next step is prepared while
+    one runs. `cuda_graphs` replay decode steps there, of the `graph_batch_sizes` if they are given: smaller batches are
+    padded to the next.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
