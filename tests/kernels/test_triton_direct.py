@@ -23,14 +23,13 @@ pytestmark = pytest.mark.skipif(
 )
 TOLERANCE = 5e-3
 FEW = (
-    QuantizedConfig(16, 0, 1, 4, 1, way="direct"),
-    QuantizedConfig(32, 0, 2, 4, 1, way="direct"),
+    QuantizedConfig(16, 0, 1, 4, 4, way="direct"),
+    QuantizedConfig(32, 0, 2, 4, 2, way="direct"),
     QuantizedConfig(16, 0, 3, 8, 1, way="direct"),
 )
 SOME = (QuantizedConfig(64, 0, 1, 4, 2, way="planes"), QuantizedConfig(128, 0, 3, 8, 4, way="planes"))
 WEIGHTS = ("int4-128", "int4-128-zeros", "int4-256", "int4", "int8", "int8-64")
 CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU's own tests compile them")
-HOPPER_BYTES = 227 << 10
 
 
 def ways(m: int, name: str) -> tuple[QuantizedConfig, ...]:
@@ -97,21 +96,26 @@ def test_quantized_rows_compile(compiled: list[str]) -> None:
 @pytest.fixture
 def on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(direct_plan, "runs_gluon", lambda _: True)
-    monkeypatch.setattr(direct_plan, "shared_memory", lambda _: HOPPER_BYTES)
 
 
-INT4, LONG_INT4 = (Storage("int4", "bfloat16", 4096, groups) for groups in (32, 112))
+INT4 = Storage("int4", "bfloat16", 4096, 32)
 FP8 = Storage("fp8", "float32", 4096, 1, x_groups=1)
 
 
 @pytest.mark.usefixtures("on_hopper")
-def test_what_is_planned_fits() -> None:
-    for k, storage in ((4096, INT4), (14336, LONG_INT4), (14336, FP8)):
-        few = direct_plan.candidates(8, 4096, k, torch.bfloat16, storage)
-        assert few
-    short = direct_plan.candidates(8, 4096, 4096, torch.bfloat16, FP8)
-    assert len(few) < len(short), "32 rows of 14,336 bytes do not fit"
-    assert {one.way for one in direct_plan.candidates(64, 4096, 4096, torch.bfloat16, INT4)} == {"planes"}
+def test_what_is_planned() -> None:
+    few = direct_plan.candidates(8, 4096, 4096, torch.bfloat16, INT4)
+    assert {one.way for one in few} == {"direct"}
+    assert packed_linear.candidates(8, 4096, 4096, torch.bfloat16, INT4)[: len(few)] == few
+    of_bytes = direct_plan.candidates(8, 4096, 4096, torch.bfloat16, FP8)
+    assert scaled_linear.candidates(8, 4096, 4096, torch.bfloat16, FP8)[-len(of_bytes) :] == of_bytes
+    for n in (64, 4096, 6144, 28672):
+        some = direct_plan.candidates(64, n, 4096, torch.bfloat16, INT4)
+        assert packed_linear.candidates(64, n, 4096, torch.bfloat16, INT4)[-len(some) :] == some
+        for one in some:
+            assert one.way == "planes"
+            assert one.split_k in (1, 2) or -(-n // one.block_n) * one.split_k <= 4 * 132
+            assert 4096 // 128 // one.split_k >= 4, "units of a program"
 
 
 @pytest.mark.usefixtures("on_hopper")

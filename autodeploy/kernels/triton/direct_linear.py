@@ -9,9 +9,8 @@ import torch
 import triton
 from torch import Tensor
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from autodeploy.kernels.triton.direct import UNITS, direct_kernel
+from autodeploy.kernels.triton.direct import direct_kernel
 from autodeploy.kernels.triton.direct_operands import WORDS
 from autodeploy.kernels.triton.direct_tiles import direct_tiles_kernel
 from autodeploy.kernels.triton.launch import overlap
@@ -71,21 +70,13 @@ def fill_directly(
             triton.cdiv(units, config.split_k), x_groups, STAGES=config.num_stages, **options,
         )  # fmt: skip
     else:
-        turns = triton.cdiv(units, config.num_warps * config.split_k)
-        even = units == turns * config.num_warps * config.split_k
+        turn = config.num_warps * config.num_stages
+        turns = triton.cdiv(units, turn * config.split_k)
+        even = units == turns * turn * config.split_k
         direct_kernel[(tiles, config.split_k)](
-            x, stored.x_scale, _described(stored, config, gate), *outs, groups, units, x_groups,
-            even=even, TURNS=turns, UNROLL=2 if turns % 2 == 0 else 1, **options,
+            x, stored.x_scale, stored.words, *outs, stored.words.stride(0), groups, units, turns, x_groups,
+            even=even, STAGES=config.num_stages, **options,
         )  # fmt: skip
-
-
-def _described(stored: Stored, config: QuantizedConfig, gate: str | None) -> TensorDescriptor:
-    """What brings a unit for each warp of a program: `[units, halves, n, 16]` of the weight's words."""
-    words, halves = stored.words, 1 if gate is None else 2
-    size, width = words.shape
-    each = size // halves
-    shape, strides = [stored.units, halves, each, int(WORDS)], [int(WORDS), each * width, width, 1]
-    return TensorDescriptor(words, shape, strides, [config.num_warps, halves, config.block_n // halves, 16], UNITS)
 
 
 def _as_words(rows: Tensor) -> Tensor:

@@ -5,41 +5,41 @@ Apart from the kernels, which only the Triton that they were written for can rea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from autodeploy.kernels.storage import Storage
-from autodeploy.kernels.triton.launch import current_device, runs_gluon, shared_memory
-from autodeploy.kernels.triton.quantized import QuantizedConfig, rows_of_program
+from autodeploy.kernels.triton.launch import current_device, runs_gluon
+from autodeploy.kernels.triton.quantized import QuantizedConfig
 
 FEW, MOST = 16, 64
 """So many rows of x, at most, have room in registers; so many pass through shared memory."""
-UNIT_BYTES = 64
-"""Of each row of the weight, in which groups of columns begin and end."""
 COLUMNS = {"int4": 128, "int8": 64, "fp8": 64}
-"""Of a unit."""
-OWN_BYTES = 2048
-"""Of shared memory, for barriers and for what the system keeps for itself."""
-
-
-def _direct(rows: int, warps: int, split: int = 1) -> QuantizedConfig:
-    return QuantizedConfig(rows, 0, split, warps, 1, way="direct")
-
-
-def _planes(rows: int, warps: int, stages: int, split: int = 1) -> QuantizedConfig:
-    return QuantizedConfig(rows, 0, split, warps, stages, way="planes")
-
-
-DIRECT = (_direct(16, 4), _direct(16, 8), _direct(32, 4), _direct(32, 8), _direct(16, 8, 2), _direct(32, 8, 2))
-PLANES = (_planes(64, 4, 2), _planes(64, 4, 2, 2), _planes(128, 8, 2), _planes(128, 8, 2, 2), _planes(128, 8, 2, 4))
+"""Of a unit, 64 bytes of each row of the weight, in which groups begin and end."""
+FOUR_BITS, EIGHT_BITS = (
+    tuple(QuantizedConfig(rows, 0, 1, warps, stages, way="direct") for rows, warps, stages in cuts)
+    for cuts in (((32, 4, 4), (16, 4, 4), (32, 4, 2), (16, 8, 2)), ((16, 8, 4), (16, 8, 8), (32, 4, 4)))
+)
+PROGRAMS = 264
+"""So many fill a large GPU, two on a multiprocessor."""
 
 
 def candidates(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> tuple[QuantizedConfig, ...]:
     """The configurations worth timing for m rows of x, the best guess first; none where other ways must serve."""
-    device = current_device()
-    if not runs_gluon(device) or declines(m, n, k, dtype, storage) is not None:
+    if not runs_gluon(current_device()) or declines(m, n, k, dtype, storage) is not None:
         return ()
-    ways = DIRECT if m <= FEW else PLANES
-    return tuple(one for one in ways if shared_bytes(one, m, k, storage.format) <= shared_memory(device))
+    if m <= FEW:
+        return FOUR_BITS if storage.format == "int4" else EIGHT_BITS
+    units = k // COLUMNS[storage.format]
+    return tuple(one for rows, warps in ((64, 4), (128, 8)) for one in _planes(rows, warps, -(-n // rows), units))
+
+
+def _planes(rows: int, warps: int, tiles: int, units: int) -> Iterator[QuantizedConfig]:
+    """For tiles of a number of rows: as many programs as fill the GPU, and twice as many, of four units at least."""
+    split = min(PROGRAMS // tiles, units // 8)
+    for shares in (1, 2) if split < 2 else (1 << split.bit_length() - 1, 2 << split.bit_length() - 1):
+        yield QuantizedConfig(rows, 0, shares, warps, 2, way="planes")
 
 
 def declines(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> str | None:
@@ -58,11 +58,3 @@ def declines(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> st
         return None
     grouped = storage.format == "int4" or m <= FEW
     return None if grouped and (k // storage.groups) % columns == 0 else "groups are no whole number of units"
-
-
-def shared_bytes(config: QuantizedConfig, m: int, k: int, format: str) -> int:
-    """The shared memory of a program: its units, which also hold the warps' sums in the end, or two units of x."""
-    if config.way == "planes":
-        return 2 * rows_of_program(config, m) * COLUMNS[format] * 2 + OWN_BYTES
-    units = -(-k // (COLUMNS[format] * config.num_warps * config.split_k)) * config.num_warps
-    return config.block_n * units * UNIT_BYTES + OWN_BYTES

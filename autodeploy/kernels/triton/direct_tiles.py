@@ -6,9 +6,7 @@ that no second set of sums is needed.
 """
 
 # ruff: noqa: N803, N806, RUF005 (what is known when a kernel is compiled is upper case; Gluon unpacks no tuples)
-
 # mypy: disable-error-code="assignment"
-# (tuples grow stage by stage)
 
 from __future__ import annotations
 

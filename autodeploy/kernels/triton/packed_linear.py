@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from autodeploy.kernels.storage import Storage
+from autodeploy.kernels.triton import direct_plan
 from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.dequantize import dequantize
 from autodeploy.kernels.triton.packed_ring import packed_ring
@@ -89,7 +90,8 @@ def candidates(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> 
         configs = (*ONE_ROW, *configs)
     if m == 1 and storage.format == "int4" and k % 8 == 0 and dtype.itemsize == 2:
         configs = (*ONE_ROW_OF_NIBBLES, *configs)
-    return fitting(configs, m, k, dtype.itemsize)
+    direct, configs = direct_plan.candidates(m, n, k, dtype, storage), fitting(configs, m, k, dtype.itemsize)
+    return (*direct, *configs) if storage.format == "int4" and m <= direct_plan.FEW else (*configs, *direct)
 
 
 def rings_serve(dtype: torch.dtype, k: int, storage: Storage) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from autodeploy.kernels.storage import Storage
+from autodeploy.kernels.triton import direct_plan
 from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.launch import overlap
 from autodeploy.kernels.triton.quantized import (
@@ -77,7 +78,7 @@ def candidates(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> 
         configs = (*configs, *RINGS)
     if m == 1 and whole:
         configs = (*ONE_ROW, *configs[:1])
-    return fitting(configs, m, k, 1)
+    return (*fitting(configs, m, k, 1), *direct_plan.candidates(m, n, k, dtype, storage))
 
 
 def _has_library(n: int, k: int, dtype: torch.dtype) -> bool:
