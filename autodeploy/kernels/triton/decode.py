@@ -28,6 +28,7 @@ from autodeploy.kernels.triton.scores import bend, key_rows
 from autodeploy.kernels.triton.shares import MAX_TILES, counters
 
 MAX_SHARES = 128
+FEW_SHARES = 8  # up to here all are merged by one kernel: each other would take seconds to compile
 
 
 @dataclass(frozen=True)
@@ -366,7 +367,7 @@ def decode(
         BLOCK_KEYS=config.block_keys,
         KEY_WIDTH=max(16, triton.next_power_of_2(key_width)),
         VALUE_WIDTH=max(16, triton.next_power_of_2(value_width)),
-        SHARES=triton.next_power_of_2(shares),
+        SHARES=max(FEW_SHARES, triton.next_power_of_2(shares)),
         STAGES=config.num_stages,
         num_warps=config.num_warps,
         **overlap(q.device),
