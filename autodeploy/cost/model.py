@@ -11,6 +11,7 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.artifact import Artifact
 from autodeploy.cost.peak import alive_bytes, peak_bytes
+from autodeploy.cost.reach import EIGHT_BITS
 from autodeploy.cost.step import Cost, StepShape
 from autodeploy.cost.work import META, Work, count_works
 from autodeploy.program import ProgramSpec
@@ -54,7 +55,8 @@ class CostModel:
         works = self.works(shape)
         weights = {name: size * work.times for work in works for name, size in work.weight_bytes.items()}
         cache = sum(work.cache_bytes * work.times for work in works)
-        return Cost(cache + sum(weights.values()), sum(work.num_flops * work.times for work in works))
+        narrow = sum(work.num_flops * work.times for work in works if work.precision in EIGHT_BITS)
+        return Cost(cache + sum(weights.values()), sum(work.num_flops * work.times for work in works), narrow)
 
     def peak_bytes(self, shape: StepShape) -> int:
         """The memory that a step takes for its activations."""

@@ -35,14 +35,20 @@ class StepShape:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes read from the device's memory, and floating-point operations (a multiplication and an addition are two)."""
+    """Bytes read from the device's memory, and arithmetic operations (a multiplication and an addition are two).
+
+    `num_narrow` are those of them whose operands both have 8 bits.
+    """
 
     num_bytes: float = 0.0
     num_flops: float = 0.0
+    num_narrow: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.num_bytes + other.num_bytes, self.num_flops + other.num_flops)
+        return Cost(
+            self.num_bytes + other.num_bytes, self.num_flops + other.num_flops, self.num_narrow + other.num_narrow
+        )
 
     def times(self, count: float) -> Cost:
         """The cost of `count` such steps."""
-        return Cost(count * self.num_bytes, count * self.num_flops)
+        return Cost(count * self.num_bytes, count * self.num_flops, count * self.num_narrow)

@@ -50,11 +50,25 @@ def test_the_cost_of_a_decode_step(batch: int) -> None:
 
 
 def test_the_cost_of_a_prefill() -> None:
-    """The head sees the last token alone, and a token attends to those before it."""
+    """What follows the last attention sees the last token alone, and a token attends to those before it."""
     found = model_of().cost(StepShape(1, 64, context=64))
     pairs = 64 * 65 // 2
-    assert found.num_flops == 64 * 2 * LAYERS * LAYER + 2 * VOCAB * HIDDEN + LAYERS * 4 * HEADS * HEAD * pairs
+    end = HIDDEN * HIDDEN + 3 * HIDDEN * INTERMEDIATE
+    projections = 64 * 2 * (LAYERS * LAYER - end) + 2 * (end + VOCAB * HIDDEN)
+    assert found.num_flops == projections + LAYERS * 4 * HEADS * HEAD * pairs
     assert found.num_bytes == weight_bytes(64) + LAYERS * 2 * KV_HEADS * HEAD * 2 * 64
+
+
+def test_products_of_8_bits_have_a_ceiling_of_their_own() -> None:
+    optimized = ad.optimize(ad.trace(AutoConfig.for_model("llama", **SIZES), dtype="bf16"), gpu="h200", quantize="fp8")
+    assert optimized.spec is not None
+    cost = CostModel(optimized.graph_module, optimized.spec).cost(StepShape(64, 1, context=1))
+    assert cost.num_narrow == 64 * 2 * LAYERS * LAYER
+    assert model_of().cost(StepShape(64, 1, context=1)).num_narrow == 0
+    wide, narrow = Ceilings("one", 1e9, 1.0, "bfloat16"), Ceilings("one", 1e9, 1.0, "bfloat16", narrow_tflops=2.0)
+    assert wide.floor(cost)[0] == pytest.approx(cost.num_flops / 1e12)
+    assert narrow.floor(cost)[0] == pytest.approx((cost.num_flops - cost.num_narrow / 2) / 1e12)
+    assert "2.0 of 8 bits" in narrow.sentence()
 
 
 def test_a_tied_head_is_read_whole() -> None:
