@@ -21,7 +21,7 @@ DECODE_ROWS = (1, 8, 64, 256)
 """The numbers of decode rows that are measured."""
 PROMPT_ROWS = (64, 256, 1024, 4096)
 """The lengths of prompts that are measured, each alone and whole."""
-CONTEXTS = (256, 2048)
+CONTEXTS = (256, 1024)
 """How many keys the rows of a decode step have. The kernel is not told, and a request's context grows: what is
 compared is the geometric mean of the times."""
 MOST_CACHE = 1 << 29

@@ -143,8 +143,8 @@ def test_what_a_step_is_measured_with() -> None:
     assert attention_rows_of(PLAIN, 5) == (1, 8)
     assert attention_rows_of(replace(PLAIN, prompt=True), 1024) == (64, 256, 1024)
     wide = replace(PLAIN, kv_heads=8, key_width=128, value_width=128, cache="bfloat16")
-    assert contexts_of(wide, 64) == (256, 2048)
-    assert contexts_of(wide, 256) == (256,), "caches of two gigabytes are not worth it"
+    assert contexts_of(wide, 64) == (256, 1024)
+    assert contexts_of(wide, 256) == (256,), "a cache of a gigabyte is not worth it"
     assert contexts_of(replace(wide, prompt=True), 1024) == (1024,)
 
 
