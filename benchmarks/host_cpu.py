@@ -20,7 +20,7 @@ import torch
 from machine import context
 from torch import Tensor
 
-from autodeploy.runtime.graphs import Computed, decode_buckets, mixed_buckets
+from autodeploy.runtime.graphs import Computed, captured_buckets
 from autodeploy.runtime.model import StepInputs
 from autodeploy.runtime.request import Request
 from autodeploy.runtime.runner import Runner
@@ -49,7 +49,7 @@ class Idle:
         return torch.zeros(len(inputs.logit_rows), self.vocab_size)
 
 
-def capture(act: Callable[[], Computed], *, is_warm: bool) -> tuple[Callable[[], None], Computed]:
+def capture(act: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
     return lambda: None, act()
 
 
@@ -73,8 +73,8 @@ def serve(runner: Runner, num_requests: int, prompt_len: int, steps: int) -> Ite
 
 
 def measure() -> list[dict[str, object]]:
-    buckets = (*decode_buckets(SETTINGS.max_batch_size), *mixed_buckets(1024, SETTINGS.max_batch_size))
-    runner = Runner(Idle(), PAGES, SETTINGS.page_size, SETTINGS.max_batch_size, MAX_LEN, buckets, (), capture)
+    buckets = captured_buckets(SETTINGS.max_num_tokens, SETTINGS.max_batch_size)
+    runner = Runner(Idle(), PAGES, SETTINGS.page_size, SETTINGS.max_batch_size, MAX_LEN, buckets, capture)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     loads = [(size, 16, 60) for size in (1, 8, 64, 256)] + [(1, length, 1) for length in (128, 4096)] * 20
     for size, length, steps in loads:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from autodeploy.errors import RecipeError
 from autodeploy.runtime.batch import Batch
 from autodeploy.runtime.clock import Phases, StepClock
-from autodeploy.runtime.graphs import Bucket, decode_buckets, large_buckets, mixed_buckets
+from autodeploy.runtime.graphs import Bucket, captured_buckets
 from autodeploy.runtime.memory import resolve_num_pages
 from autodeploy.runtime.messages import NewRequest, NewTokens, PromptRows, StepOutput
 from autodeploy.runtime.model import Model
@@ -54,7 +54,6 @@ class EngineCore:
             settings.max_batch_size,
             self.scheduler.max_len,
             captured(model, settings),
-            large_buckets(settings.max_num_tokens),
         )
         phases.mark("cache and graphs")
         self._overlaps = model.device.type == "cuda" if settings.overlap is None else settings.overlap
@@ -193,5 +192,4 @@ def captured(model: Model, settings: RuntimeSettings) -> tuple[Bucket, ...]:
     """The steps of a model that become CUDA graphs; none where it does not run on a GPU, or cannot be captured."""
     if model.device.type != "cuda" or not settings.cuda_graphs or not model.is_capturable:
         return ()
-    decode = decode_buckets(settings.max_batch_size, settings.graph_batch_sizes)
-    return decode + mixed_buckets(settings.max_num_tokens, settings.max_batch_size)
+    return captured_buckets(settings.max_num_tokens, settings.max_batch_size, settings.graph_batch_sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from autodeploy.runtime.tables import Tables
 
 SMALL = (16, 32, 64, 128, 256, 512, 640, 768, 896, SMALL_STEP)  # tokens
 SMALL_REQUESTS = 512  # of these steps, at most: each has a row of logits
+MOST_CAPTURED = 4096  # tokens; a larger step takes a GPU longer than its launch takes a host
 FEW_REQUESTS = 8  # of a step of long prompts: programs for requests that are not there would cost what it gains
 MOST_PADDING = 64  # tokens of such a step: more would take as long as its launch
 MOST_NEW_PAGES = 1024  # of a step with chunks of prompts, which may have found thousands in the cache
@@ -61,8 +62,14 @@ def mixed_buckets(max_num_tokens: int, max_batch_size: int) -> tuple[Bucket, ...
 
 
 def large_buckets(max_num_tokens: int) -> tuple[Bucket, ...]:
-    """Larger steps, which long prompts are cut into; they are captured when they first come twice."""
+    """Larger steps, which long prompts are cut into."""
     return tuple(Bucket(size, FEW_REQUESTS) for size in chunk_sizes(max_num_tokens)[1:])
+
+
+def captured_buckets(max_num_tokens: int, max_batch_size: int, planned: Sequence[int] = ()) -> tuple[Bucket, ...]:
+    """All steps that are captured. Of the others, a GPU computes each for longer than a host launches it."""
+    large = (one for one in large_buckets(max_num_tokens) if one.num_tokens <= MOST_CAPTURED)
+    return (*decode_buckets(max_batch_size, planned), *mixed_buckets(max_num_tokens, max_batch_size), *large)
 
 
 def fitting(buckets: Iterable[Bucket], num_tokens: int, num_requests: int) -> Bucket | None:
@@ -79,36 +86,23 @@ def fitting(buckets: Iterable[Bucket], num_tokens: int, num_requests: int) -> Bu
 class Capture(Protocol):
     """Records what a function does, so that it can be done again."""
 
-    def __call__(self, act: Callable[[], Computed], *, is_warm: bool) -> tuple[Callable[[], None], Computed]:
-        """What does it again, and the result, which then changes in place. `is_warm`: it has been done before."""
+    def __call__(self, act: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
+        """What does it again, and the result, which then changes in place."""
 
 
 class CapturedStep:
-    """A step of one size, which runs what `words` int64 on the device hold. It is captured when it first runs twice."""
+    """A step of one size that is ready to run what `words` int64 on the device hold."""
 
-    def __init__(self, size: StepSize, words: Tensor, act: Callable[[], Computed], capture: Capture) -> None:
+    def __init__(self, size: StepSize, words: Tensor, replay: Callable[[], None], computed: Computed) -> None:
         self.size, self.words = size, words
-        self._act, self._capture = act, capture
-        self._is_warm = False
-        self._graph: tuple[Callable[[], None], Computed] | None = None
+        self._replay, self._computed = replay, computed
         self._views: dict[int, Computed] = {}
-
-    def capture(self) -> None:
-        """Make the graph."""
-        self._graph = self._capture(self._act, is_warm=self._is_warm)
 
     def run(self, count: int) -> Computed:
         """Run it; what the first rows of logits hold is good until any of the graphs runs again."""
-        if self._graph is None:
-            if not self._is_warm:
-                self._is_warm = True
-                return _first(self._act(), count)
-            self.capture()
-            assert self._graph is not None
-        replay, computed = self._graph
-        replay()
+        self._replay()
         if count not in self._views:  # making one takes a while
-            self._views[count] = _first(computed, count)
+            self._views[count] = Computed(*(one[:count] for one in self._computed))
         return self._views[count]
 
 
@@ -116,25 +110,21 @@ class StepGraphs:
     """A graph for each of some buckets; smaller steps are padded with tokens of nobody.
 
     `step` runs a step on the device. The graphs share their memory, so that what one computes is gone with the next.
-    Those of `later` buckets are made when they are wanted for the second time, not to keep the first request waiting.
     """
 
     def __init__(
         self,
-        buckets: Collection[Bucket],
-        later: Iterable[Bucket],
+        buckets: Iterable[Bucket],
         step: Callable[[PackedStep[Tensor]], Computed],
         tables: Tables,
         device: torch.device,
         capture: Capture,
     ) -> None:
         self._steps: dict[Bucket, CapturedStep] = {}
-        for bucket in (*later, *sorted(buckets, reverse=True)):  # the largest first: others find room in its memory
+        for bucket in sorted(buckets, reverse=True):  # the largest first: the others find room in its memory
             words = Draft.of_nobody().words(bucket.size, tables).to(device)
-            act = partial(step, PackedStep.over(words, bucket.size))
-            self._steps[bucket] = CapturedStep(bucket.size, words, act, capture)
-            if bucket in buckets:
-                self._steps[bucket].capture()
+            captured = capture(partial(step, PackedStep.over(words, bucket.size)))
+            self._steps[bucket] = CapturedStep(bucket.size, words, *captured)
         self._buckets = sorted(self._steps)
 
     def find(self, size: StepSize) -> CapturedStep | None:
@@ -150,20 +140,15 @@ class CudaCapture:
         # One stream for all: libraries keep a workspace for each that they have seen.
         self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
 
-    def __call__(self, act: Callable[[], Computed], *, is_warm: bool) -> tuple[Callable[[], None], Computed]:
+    def __call__(self, act: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
         """As `Capture`."""
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with torch.cuda.stream(self._stream):
-            if not is_warm:
-                act()  # kernels compile at the first call, and libraries choose theirs
-                self._stream.synchronize()
+            act()  # kernels compile at the first call, and libraries choose theirs
+            self._stream.synchronize()
             graph.capture_begin(pool=self._pool)
             computed = act()
             graph.capture_end()
         torch.cuda.current_stream().wait_stream(self._stream)
         return graph.replay, computed
-
-
-def _first(computed: Computed, count: int) -> Computed:
-    return Computed(*(one[:count] for one in computed))

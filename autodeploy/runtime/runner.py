@@ -56,8 +56,7 @@ class Launched:
 class Runner:
     """Owns the cache, and the tables with a row for each running request.
 
-    `buckets` are the sizes of steps that are captured now, `later` those that are when they come again: by CUDA graphs,
-    unless `capture` is given.
+    `buckets` are the sizes of steps that are captured, by CUDA graphs unless `capture` is given.
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class Runner:
         max_batch_size: int,
         max_len: int,
         buckets: Sequence[Bucket] = (),
-        later: Sequence[Bucket] = (),
         capture: Capture | None = None,
     ) -> None:
         self._model = model
@@ -81,7 +79,7 @@ class Runner:
         if buckets:
             with torch.inference_mode():
                 capture = capture or CudaCapture(model.device)
-                self._graphs = StepGraphs(buckets, later, self._compute, self._tables, model.device, capture)
+                self._graphs = StepGraphs(buckets, self._compute, self._tables, model.device, capture)
 
     @torch.inference_mode()
     def launch(self, batch: Batch) -> Launched:

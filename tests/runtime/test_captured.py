@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from random import Random
 
 import pytest
-import torch
 
 from autodeploy.program import Program
 from autodeploy.runtime.core import EngineCore
 from autodeploy.runtime.engine import Engine
-from autodeploy.runtime.graphs import Bucket, Computed, decode_buckets, mixed_buckets
+from autodeploy.runtime.graphs import Computed, captured_buckets
 from autodeploy.runtime.runner import Runner
 from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.settings import RuntimeSettings
@@ -30,18 +28,13 @@ def program() -> Program:
 
 
 class Replays:
-    """Does a step again into the memory of its first result, and counts.
-
-    Like a graph, it does nothing when it is made of a step that has run before.
-    """
+    """Does a step again into the memory of its first result, and counts."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.warm: list[Computed] = []
 
-    def __call__(self, act: Callable[[], Computed], *, is_warm: bool) -> tuple[Callable[[], None], Computed]:
-        kept = self.blank(act) if is_warm else act()
-        self.warm += [kept] if is_warm else []
+    def __call__(self, act: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
+        kept = act()
 
         def replay() -> None:
             self.count += 1
@@ -51,21 +44,13 @@ class Replays:
 
         return replay, kept
 
-    @staticmethod
-    def blank(act: Callable[[], Computed]) -> Computed:
-        assert isinstance(act, partial)
-        kept_in = act.args[0].kept_in
-        return Computed(torch.zeros(len(kept_in), VOCAB_SIZE), torch.zeros_like(kept_in), kept_in)
-
 
 def answers(program: Program, *, overlap: bool, capture: Replays | None) -> dict[str, list[int]]:
     """The tokens of requests of all kinds, some of which arrive while others run."""
     settings = RuntimeSettings(max_num_tokens=48, max_batch_size=6, num_pages=PAGES, page_size=8, overlap=overlap)
     core = EngineCore(program, settings)
     if capture is not None:
-        buckets, later = (*decode_buckets(6), *mixed_buckets(32, 6)), (Bucket(48, 6),)
-        core._runner = Runner(program, PAGES, 8, 6, core.max_len, buckets, later, capture)
-        assert capture.warm == []
+        core._runner = Runner(program, PAGES, 8, 6, core.max_len, captured_buckets(48, 6), capture)
     engine, random, tokens = Engine(core, None), Random(0), dict[str, list[int]]()
     for number in range(24):
         prompt = [random.randrange(3, VOCAB_SIZE) for _ in range(random.randrange(1, 60))]
@@ -92,4 +77,3 @@ def test_captured_steps_say_what_plain_steps_say(program: Program, overlap: bool
     assert len(plain) == 24
     assert answers(program, overlap=overlap, capture=capture) == plain
     assert capture.count > 20
-    assert len(capture.warm) == 1, "the largest step is captured when it comes again"

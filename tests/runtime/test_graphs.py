@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from autodeploy.runtime.chunks import next_chunk
-from autodeploy.runtime.graphs import Bucket, decode_buckets, fitting, large_buckets, mixed_buckets
+from autodeploy.runtime.graphs import Bucket, captured_buckets, decode_buckets, fitting, large_buckets, mixed_buckets
 
 
 @pytest.mark.parametrize("largest", [1, 3, 8, 100, 256, 500])
@@ -54,6 +54,8 @@ def test_a_mixed_step_has_rows_for_no_more_requests_than_can_run(batch: int, req
 @pytest.mark.parametrize(("most", "sizes"), [(512, []), (1500, []), (3000, [2048]), (8192, [2048, 4096, 8192])])
 def test_long_prompts_are_cut_into_sizes_that_can_be_captured(most: int, sizes: list[int]) -> None:
     assert [one.num_tokens for one in large_buckets(most)] == sizes
+    captured = captured_buckets(most, 16)
+    assert {one.num_tokens for one in captured if one.num_tokens > 1024} == {size for size in sizes if size <= 4096}
 
 
 @pytest.mark.parametrize(
