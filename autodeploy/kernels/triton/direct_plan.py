@@ -19,7 +19,10 @@ COLUMNS = {"int4": 128, "int8": 64, "fp8": 64}
 """Of a unit, 64 bytes of each row of the weight, in which groups begin and end."""
 FOUR_BITS, EIGHT_BITS = (
     tuple(QuantizedConfig(rows, 0, 1, warps, stages, way="direct") for rows, warps, stages in cuts)
-    for cuts in (((32, 4, 4), (16, 4, 4), (32, 4, 2), (16, 8, 2)), ((16, 8, 4), (16, 8, 8), (32, 4, 4)))
+    for cuts in (
+        ((32, 4, 4), (16, 4, 4), (32, 4, 2), (16, 8, 2), (32, 2, 2), (16, 2, 4)),
+        ((16, 4, 4), (16, 8, 4), (16, 8, 8), (32, 4, 4), (16, 2, 8)),
+    )
 )
 PROGRAMS = 264
 """So many fill a large GPU, two on a multiprocessor."""
