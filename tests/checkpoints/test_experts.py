@@ -20,6 +20,7 @@ from tests.checkpoints.test_fp8_and_mxfp4 import experts, gpt_oss
 from tests.checkpoints.test_gptq_and_awq import awq, awq_settings, gptq, gptq_settings
 from tests.families import Built, build, error
 
+PACKED = {"passes.pack_experts": True}
 MIXTURE: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_bias": False}
 
 
@@ -44,7 +45,7 @@ def counts(built: Built) -> tuple[int, int]:
 
 def test_gpt_oss_keeps_its_four_bits() -> None:
     stored, numbers = experts()
-    built = build(gpt_oss({"quant_method": "mxfp4"}), MemorySource(stored), prefer="torch")
+    built = build(gpt_oss({"quant_method": "mxfp4"}), MemorySource(stored), prefer="torch", values=PACKED)
     expected = build(gpt_oss(), MemorySource(numbers), prefer="torch")
     assert counts(built) == (4, 0)
     assert error(logits(built), logits(expected)) < 1e-5
@@ -85,7 +86,7 @@ def test_a_mixture_whose_experts_are_stored_one_by_one(mixture: Tensors, case: s
     settings, one = CASES[case]
     stored, numbers = encode(mixture, one, which=is_of_an_expert)
     assert sum("experts" in key for key in stored) > sum("experts" in key for key in mixture)
-    built = build(config(settings, "mixtral", **MIXTURE), MemorySource(stored), prefer="torch")
+    built = build(config(settings, "mixtral", **MIXTURE), MemorySource(stored), prefer="torch", values=PACKED)
     expected = build(config(None, "mixtral", **MIXTURE), MemorySource(numbers), prefer="torch")
     assert counts(built) == (4, 0)
     assert error(logits(built, rounding=False), logits(expected)) < 1e-5
@@ -93,7 +94,8 @@ def test_a_mixture_whose_experts_are_stored_one_by_one(mixture: Tensors, case: s
 
 def test_act_order_selects_inputs_which_experts_do_not_share(mixture: Tensors) -> None:
     stored, numbers = encode(mixture, gptq(act_order=True), which=is_of_an_expert)
-    built = build(config(gptq_settings(act_order=True), "mixtral", **MIXTURE), MemorySource(stored), prefer="torch")
+    settings = config(gptq_settings(act_order=True), "mixtral", **MIXTURE)
+    built = build(settings, MemorySource(stored), prefer="torch", values=PACKED)
     expected = build(config(None, "mixtral", **MIXTURE), MemorySource(numbers), prefer="torch")
     assert counts(built) == (0, 4)
     assert error(logits(built), logits(expected)) < 1e-5

@@ -60,7 +60,7 @@ def test_an_estimate_counts_packed_experts_where_a_kernel_reads_them(gpu: str, s
 
     def weights(settings: dict[str, Any] | None) -> float:
         found = gpt_oss(settings)
-        estimate = estimate_model(found, choose_gpu(gpu).gpu, torch.bfloat16, default_recipe(found))
-        return estimate.expert_bytes()
+        recipe = default_recipe(found, **{"passes.pack_experts": True})
+        return estimate_model(found, choose_gpu(gpu).gpu, torch.bfloat16, recipe).expert_bytes()
 
     assert weights({"quant_method": "mxfp4"}) == pytest.approx(share * weights(None), rel=0.05)
