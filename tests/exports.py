@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from transformers import PretrainedConfig
 
 Export = Callable[[nn.Module, PretrainedConfig, str], tuple[ExportedProgram, int | None]]
-Key = tuple[type[nn.Module], Callable[..., object], str, str]
+Key = tuple[type[nn.Module], frozenset[Callable[..., object]], str, str]
 KEPT = 24
 
 
@@ -27,8 +27,8 @@ class Exports:
     def __call__(self, model: nn.Module, config: PretrainedConfig, device: str) -> tuple[ExportedProgram, int | None]:
         if device != "meta":  # its fake tensors have no copy
             return self._export(model, config, device)
-        forward = type(model).forward  # a test may put its own there
-        key = (type(model), forward, _text(config), str({one.dtype for one in model.parameters()}))
+        code = frozenset(type(one).forward for one in model.modules())  # a test may put its own there
+        key = (type(model), code, _text(config), str({one.dtype for one in model.parameters()}))
         if key not in self._made:
             self._made[key] = self._export(model, config, device)
         self._made.move_to_end(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from autodeploy.export import trace, trace_model
 from autodeploy.testing import tiny_config
@@ -28,3 +29,6 @@ def test_one_export_for_equal_configs(monkeypatch: pytest.MonkeyPatch) -> None:
     trace_model(tiny_config("llama"), torch.bfloat16)
     trace_model(tiny_config("llama", num_hidden_layers=1), torch.float32)
     assert made == ["meta"] * 3
+    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: self.down_proj(self.up_proj(x)))
+    trace_model(tiny_config("llama"), torch.float32)
+    assert made == ["meta"] * 4
