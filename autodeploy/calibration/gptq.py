@@ -72,4 +72,3 @@ def _factor(curvature: Tensor) -> Tensor:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor
-
