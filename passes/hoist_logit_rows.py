@@ -114,7 +114,7 @@ def _move(selection: Node, region: list[Node]) -> None:
     graph, (hidden, dim, rows), inside = selection.graph, selection.args, set(region)
     for node in region:
         for outer in node.all_input_nodes:
-            if outer not in inside and _has_rows(outer, selection) and not is_call(outer, aten.index_select.default):
+            if outer not in inside and _has_rows(outer, selection):
                 with graph.inserting_before(node):
                     selected = insert_call(graph, aten.index_select.default, (outer, dim, rows))
                 outer.replace_all_uses_with(selected, delete_user_cb=inside.__contains__)

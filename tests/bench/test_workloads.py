@@ -61,7 +61,7 @@ def test_every_workload_has_its_rows(roomy_model: Path, tmp_path: Path, capsys: 
         if floored:
             ratio = row["value"] / row["floor"]
             assert row["fraction"] == pytest.approx(ratio if row["higher_is_better"] else 1 / ratio)
-    assert set(found["ceilings"]) == {"device", "read_gb_s", "tflops", "dtype"}
+    assert set(found["ceilings"]) == {"device", "read_gb_s", "tflops", "dtype", "narrow_tflops"}
     assert found["versions"]["torch"]
     assert found["machine"]["cpu"]
     assert found["command"].startswith("autodeploy")
