@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.errors import UnsupportedError
 from autodeploy.graph.inputs import add_placeholder
-from autodeploy.graph.nodes import fake_mode_of, infer, insert_call
+from autodeploy.graph.nodes import infer_from, insert_call
 from autodeploy.passes.heads import find_head, quantizer_of
 from autodeploy.pipeline import Context, Pass, Stage
 
@@ -34,7 +34,7 @@ class GatherLogitRows(Pass):
         with gm.graph.inserting_before(reader):
             gathered = insert_call(gm.graph, aten.index_select.default, (hidden, 1, rows))
         reader.replace_input_with(hidden, gathered)  # type: ignore[arg-type]
-        _infer_from(reader)
+        infer_from(reader)
         return 1
 
 
@@ -47,12 +47,3 @@ def _reader(gm: GraphModule) -> Node:
             " so rows of them cannot be selected"
         )
     return quantizer_of(head) or head
-
-
-def _infer_from(first: Node) -> None:
-    """Compute the values of `first` and of all that follows it anew."""
-    mode = fake_mode_of(first.graph)
-    node = first
-    while node.op != "output":
-        infer(node, mode)
-        node = node.next

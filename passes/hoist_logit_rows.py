@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from autodeploy.graph.nodes import fake_mode_of, infer, insert_call, is_call, value
+from autodeploy.graph.nodes import infer_from, insert_call, is_call, value
 from autodeploy.pipeline import Context, Pass, Stage
 from autodeploy.rewrite import Miss
 
@@ -120,8 +120,4 @@ def _move(selection: Node, region: list[Node]) -> None:
                 outer.replace_all_uses_with(selected, delete_user_cb=inside.__contains__)
     selection.replace_all_uses_with(hidden)  # type: ignore[arg-type]
     graph.erase_node(selection)
-    mode, node = fake_mode_of(graph), region[0]
-    while node.op != "output":
-        if node.op == "call_function":
-            infer(node, mode)
-        node = node.next
+    infer_from(region[0])

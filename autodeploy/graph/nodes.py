@@ -83,6 +83,15 @@ def infer(node: Node, mode: FakeTensorMode) -> None:
         node.meta["val"] = node.target(*args, **kwargs)
 
 
+def infer_from(first: Node) -> None:
+    """Compute `meta["val"]` of a call and of all that follow it anew."""
+    mode, node = fake_mode_of(first.graph), first
+    while node.op != "output":
+        if node.op == "call_function":
+            infer(node, mode)
+        node = node.next
+
+
 def arguments(node: Node) -> dict[str, Any]:
     """All arguments of a call by their name in the operator's schema, defaults included."""
     assert isinstance(node.target, torch._ops.OpOverload)
