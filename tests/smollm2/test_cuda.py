@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 import autodeploy as ad
-from tests.runtime.fakes import scheduler_of
 from tests.smollm2.prompts import PROMPTS
 from tests.smollm2.reference import answers, divergence
+from tests.smollm2.staggered import staggered
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -51,14 +51,5 @@ def test_staggered_chunked_and_preempted_requests_say_what_each_says_alone(folde
     alone = on_the_gpu(folder, "fp32", max_batch_size=1)
     wanted = {f"{i}": list(alone.generate(prompt, params)[0].outputs[0].token_ids) for i, prompt in enumerate(SOME)}
     engine = on_the_gpu(folder, "fp32", page_size=8, max_num_tokens=16, max_batch_size=16, num_pages=40).engine
-    found: dict[str, list[int]] = {name: [] for name in wanted}
-    waiting = list(enumerate(SOME))
-    while waiting or engine.has_unfinished:
-        for i, prompt in waiting[:2]:
-            engine.add_request(f"{i}", prompt, params)
-        del waiting[:2]
-        for output in engine.step():
-            found[output.request_id] += output.outputs[0].token_ids
-        scheduler_of(engine).check_integrity()
-    assert found == wanted
+    assert staggered(engine, SOME, params) == wanted
     assert engine.stats().num_preemptions > 0

@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 import autodeploy as ad
 from autodeploy.runtime.outputs import RequestOutput
-from tests.runtime.fakes import scheduler_of
 from tests.smollm2.prompts import PROMPTS
 from tests.smollm2.reference import answers, divergence
+from tests.smollm2.staggered import staggered
 
 GREEDY_64 = ad.SamplingParams(max_tokens=64, temperature=0)
 
@@ -68,14 +68,5 @@ def test_staggered_chunked_and_preempted_requests_give_the_tokens_of_each_alone(
     wanted = {f"{i}": tokens_of(alone.generate(prompt, GREEDY_64))[0] for i, prompt in enumerate(PROMPTS)}
     settings = {"runtime.page_size": 8, "runtime.max_num_tokens": 16, "runtime.num_pages": 40}
     engine = ad.LLM(str(folder), gpu="cpu", dtype="fp32", set=settings).engine
-    found: dict[str, list[int]] = {name: [] for name in wanted}
-    waiting = list(enumerate(PROMPTS))
-    while waiting or engine.has_unfinished:
-        for i, prompt in waiting[:2]:
-            engine.add_request(f"{i}", prompt, GREEDY_64)
-        del waiting[:2]
-        for output in engine.step():
-            found[output.request_id] += output.outputs[0].token_ids
-        scheduler_of(engine).check_integrity()
-    assert found == wanted
+    assert staggered(engine, PROMPTS, GREEDY_64) == wanted
     assert engine.stats().num_preemptions > 0
