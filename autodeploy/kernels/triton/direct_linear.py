@@ -1,4 +1,4 @@
-"""Launching `direct` and `direct_tiles`: matmuls of few and of some rows by weights in 8 and 4 bits."""
+"""Launching `direct`: matmuls of few rows by weights in 8 and 4 bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from triton.experimental.gluon import language as gl
 
 from autodeploy.kernels.triton.direct import direct_kernel
 from autodeploy.kernels.triton.direct_operands import WORDS
-from autodeploy.kernels.triton.direct_tiles import direct_tiles_kernel
 from autodeploy.kernels.triton.launch import overlap
 from autodeploy.kernels.triton.quantized import QuantizedConfig, rows_of_program
 from autodeploy.kernels.triton.shares import counters, shares_of
@@ -64,19 +63,13 @@ def fill_directly(
         "num_warps": config.num_warps,
         **overlap(rows.device),
     }
-    if config.way == "planes":
-        direct_tiles_kernel[(tiles, config.split_k)](
-            x, stored.x_scale, stored.words, *outs, stored.words.stride(0), groups, units,
-            triton.cdiv(units, config.split_k), x_groups, STAGES=config.num_stages, **options,
-        )  # fmt: skip
-    else:
-        turn = config.num_warps * config.num_stages
-        turns = triton.cdiv(units, turn * config.split_k)
-        even = units == turns * turn * config.split_k
-        direct_kernel[(tiles, config.split_k)](
-            x, stored.x_scale, stored.words, *outs, stored.words.stride(0), groups, units, turns, x_groups,
-            even=even, STAGES=config.num_stages, **options,
-        )  # fmt: skip
+    turn = config.num_warps * config.num_stages
+    turns = triton.cdiv(units, turn * config.split_k)
+    even = units == turns * turn * config.split_k
+    direct_kernel[(tiles, config.split_k)](
+        x, stored.x_scale, stored.words, *outs, stored.words.stride(0), groups, units, turns, x_groups,
+        even=even, STAGES=config.num_stages, **options,
+    )  # fmt: skip
 
 
 def _as_words(rows: Tensor) -> Tensor:

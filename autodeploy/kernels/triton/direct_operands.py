@@ -1,4 +1,4 @@
-"""What `direct` and `direct_tiles` make of words of weights and of x, and how their tiles begin and end.
+"""What `direct` makes of words of weights and of x, and how its tiles begin and end.
 
 Which columns a matrix instruction multiplies together is free as long as both sides agree: what stands at the same
 place of each 16 bits is an operand of its own (see `packed_ring`), and the words of x are split alike.

@@ -1,11 +1,9 @@
-"""Which matmuls of few rows `direct` and `direct_tiles` serve, and how their work may be cut.
+"""Which matmuls of few rows `direct` serves, and how their work may be cut.
 
-Apart from the kernels, which only the Triton that they were written for can read.
+Apart from the kernel, which only the Triton that they were written for can read.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 
@@ -13,8 +11,8 @@ from autodeploy.kernels.storage import Storage
 from autodeploy.kernels.triton.launch import current_device, runs_gluon
 from autodeploy.kernels.triton.quantized import QuantizedConfig
 
-FEW, MOST = 16, 64
-"""So many rows of x, at most, have room in registers; so many pass through shared memory."""
+FEW = 16
+"""So many rows of x, at most, have room in registers."""
 COLUMNS = {"int4": 128, "int8": 64, "fp8": 64}
 """Of a unit, 64 bytes of each row of the weight, in which groups begin and end."""
 FOUR_BITS, EIGHT_BITS = (
@@ -24,25 +22,13 @@ FOUR_BITS, EIGHT_BITS = (
         ((16, 4, 4), (16, 8, 4), (16, 8, 8), (32, 4, 4), (16, 2, 8)),
     )
 )
-PROGRAMS = 264
-"""So many fill a large GPU, two on a multiprocessor."""
 
 
 def candidates(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> tuple[QuantizedConfig, ...]:
     """The configurations worth timing for m rows of x, the best guess first; none where other ways must serve."""
     if not runs_gluon(current_device()) or declines(m, n, k, dtype, storage) is not None:
         return ()
-    if m <= FEW:
-        return FOUR_BITS if storage.format == "int4" else EIGHT_BITS
-    units = k // COLUMNS[storage.format]
-    return tuple(one for rows, warps in ((64, 4), (128, 8)) for one in _planes(rows, warps, -(-n // rows), units))
-
-
-def _planes(rows: int, warps: int, tiles: int, units: int) -> Iterator[QuantizedConfig]:
-    """For tiles of a number of rows: as many programs as fill the GPU, and twice as many, of four units at least."""
-    split = min(PROGRAMS // tiles, units // 8)
-    for shares in (1, 2) if split < 2 else (1 << split.bit_length() - 1, 2 << split.bit_length() - 1):
-        yield QuantizedConfig(rows, 0, shares, warps, 2, way="planes")
+    return FOUR_BITS if storage.format == "int4" else EIGHT_BITS
 
 
 def declines(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> str | None:
@@ -50,7 +36,7 @@ def declines(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> st
     columns = COLUMNS.get(storage.format)
     if columns is None or k % columns:
         return f"rows of {k} numbers of {storage.format} are no whole number of units"
-    if m > MOST or dtype.itemsize != 2:
+    if m > FEW or dtype.itemsize != 2:
         return f"{m} rows of {dtype} are not multiplied"
     if storage.quantizes_activations:
         whole = storage.groups == 1 and storage.x_groups <= 1 and storage.scale_rows in (1, n)
@@ -59,5 +45,4 @@ def declines(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> st
         return "fp8 is multiplied by fp8 alone"
     if storage.groups == 1:
         return None
-    grouped = storage.format == "int4" or m <= FEW
-    return None if grouped and (k // storage.groups) % columns == 0 else "groups are no whole number of units"
+    return None if (k // storage.groups) % columns == 0 else "groups are no whole number of units"

@@ -190,7 +190,7 @@ def run(
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
     if out.numel() and config.way == "ring":
         packed_ring(rows_for(x, config), weight.contiguous(), scale.contiguous(), dense(bias), out, config, gate)
-    elif out.numel() and config.way in ("direct", "planes"):
+    elif out.numel() and config.way == "direct":
         from autodeploy.kernels.triton.direct_linear import Stored, fill_directly  # in Gluon: see `runs_gluon`
 
         stored = Stored(format, weight.contiguous(), scale.contiguous(), dense(zero))

@@ -24,10 +24,10 @@ class QuantizedConfig:
 
     The `way` is "skinny", through the matrix units, for as many rows of x a program as there are, up to `block_m`;
     "vector", for one row on the ordinary units; "ring" and "tiles", for few and for many rows and weights brought by
-    the tensor memory accelerator, with a gate half of the `block_n` rows from each half of the weight; "direct" and
-    "planes", for few and for some rows and weights that go straight into registers, `num_stages` units a warp at once;
-    or "library", for PyTorch's own matmul, where nothing is to be cut. With `held`, a skinny matmul asks for its first
-    tile of weights before the inputs are there.
+    the tensor memory accelerator, with a gate half of the `block_n` rows from each half of the weight; "direct", for
+    few rows and weights that go straight into registers, `num_stages` units a warp at once; or "library", for PyTorch's
+    own matmul, where nothing is to be cut. With `held`, a skinny matmul asks for its first tile of weights before the
+    inputs are there.
     """
 
     block_n: int = 0

@@ -165,7 +165,7 @@ def run(
     out = torch.empty((*x.shape[:-1], n), dtype=dtype, device=x.device)
     if out.numel():
         weight, weight_scale, bias = weight.contiguous(), weight_scale.contiguous(), dense(bias)
-        start = {"tiles": _tiles, "ring": scaled_ring, "direct": _direct, "planes": _direct}.get(config.way, _skinny)
+        start = {"tiles": _tiles, "ring": scaled_ring, "direct": _direct}.get(config.way, _skinny)
         start(rows_for(x, config), x_scale.contiguous(), weight, weight_scale, bias, out, config, gate)
     return out
 
