@@ -11,8 +11,8 @@ class Aims(BaseModel):
     `context` is the length in tokens that a request is planned with. A decode step of the largest batch takes at most
     `decode_slowdown` times as long as that of one request, and a step with the largest chunk of a prompt at most
     `chunk_slowdown` times as long as that decode step. Doubling either must gain at least `least_gain` of throughput.
-    Sizes of captured steps are chosen so that padding to the next costs at most `padding` of its time. `prompt_tokens`
-    are those of prompts for each new token, of which `--quantize fastest` thinks.
+    Sizes of captured steps beside the powers of two are chosen so that padding to the next costs at most `padding` of
+    its time. `prompt_tokens` are those of prompts for each new token, of which `--quantize fastest` thinks.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -13,8 +13,6 @@ from autodeploy.planning.estimate import Estimate
 from autodeploy.runtime.settings import RuntimeSettings
 
 MOST_REQUESTS, LEAST_TOKENS, MOST_TOKENS = 1024, 64, 8192
-OWN_KERNELS = (1, 2, 4, 8)
-"""Batch sizes that have kernels tuned for them: padding a smaller one to them is never free."""
 
 
 @dataclass(frozen=True)
@@ -110,20 +108,25 @@ def _prompt_seconds(estimate: Estimate, tokens: int, context: int) -> float:
 
 
 def choose_sizes(estimate: Estimate, aims: Aims, batch_size: int) -> Chosen:
-    """The batch sizes whose decode steps are captured. Padding attends to nothing; the rest is what it costs."""
-    steps = {size: estimate.decode_seconds(size, 1) for size in _grid(batch_size)}
+    """The batch sizes whose decode steps are captured. Padding attends to nothing; the rest is what it costs.
+
+    Powers of two are what people run and measure, and the small ones have kernels tuned for them: none is padded.
+    """
+    powers = {batch_size, *_doublings(1, batch_size)}
+    steps = {size: estimate.decode_seconds(size, 1) for size in powers.union(_between(batch_size))}
     kept = [batch_size]
     for size in sorted(steps, reverse=True)[1:]:
-        if size in OWN_KERNELS or steps[kept[-1]] > (1 + aims.padding) * steps[size]:
+        if size in powers or steps[kept[-1]] > (1 + aims.padding) * steps[size]:
             kept.append(size)
-    reason = f"padding to the next of {len(kept)} costs at most about {aims.padding:.0%} of a step"
+    more = f" and {len(kept) - len(powers)} between" if len(kept) > len(powers) else ""
+    reason = f"powers of two{more}: padding to the next size costs at most about {aims.padding:.0%} of a step"
     return Chosen(tuple(sorted(kept)), reason)
 
 
-def _grid(most: int) -> tuple[int, ...]:
-    """Batch sizes that are worth a look: the fewer rows there are, the more one counts."""
-    sizes = (*OWN_KERNELS, *range(16, 64, 8), *range(64, 256, 16), *range(256, MOST_REQUESTS, 64))
-    return (*(one for one in sizes if one < most), most)
+def _between(most: int) -> tuple[int, ...]:
+    """Batch sizes beside the powers of two that are worth a look: the fewer rows there are, the more one counts."""
+    sizes = (*range(16, 64, 8), *range(64, 256, 16), *range(256, MOST_REQUESTS, 64))
+    return tuple(one for one in sizes if one < most)
 
 
 def _largest(least: int, most: int, limit: Callable[[int], str | None]) -> tuple[int, str]:

@@ -42,6 +42,11 @@ def test_workloads_differ_and_say_why(model: str) -> None:
     tuned = [next(one.value for one in found.choices if "max_rows" in one.key) for found in plans.values()]
     assert tuned == tokens
     assert all(isinstance(one, tuple) and one[-1] == batch for one, batch in zip(sizes, batches, strict=True))
+    throughput = set(sizes[-1])  # type: ignore[call-overload]
+    powers = {2**power for power in range(11)}
+    assert powers < throughput, "batches that people run are never padded"
+    between = f"powers of two and {len(throughput - powers)} between: padding"
+    assert reason(plans["throughput"], "graph_batch_sizes").startswith(between)
 
 
 def test_the_fastest_scheme_follows_from_the_workload_and_the_gpu(model: str) -> None:
