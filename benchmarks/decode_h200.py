@@ -37,7 +37,7 @@ from autodeploy.weights.source import MemorySource, Ranges, select
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT = [f"{name}:{scheme}" for name in ("llama-3.2-1b", "qwen3-8b", "llama-3.1-8b") for scheme in ("none", "fp8")]
-SIZES = (1, 64, 256)
+SIZES = (1, 8, 64, 256)
 BEFORE, TIMED = 32, 64  # steps; the mean of the timed ones sees what `Decode.mean_step` does
 SETTINGS = RuntimeSettings(max_batch_size=256, max_num_tokens=2048, prefix_reuse=False, graph_batch_sizes=SIZES)
 

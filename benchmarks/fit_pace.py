@@ -2,18 +2,22 @@
 
 Reads what `predicted_h200.py` compares with, and prints the values under which the relative errors of all steps are
 least, as least squares. A value that steps hardly depend on stays near what was known of it before, its prior. Then
-each model and each format of weights is left out in turn, and predicted by a fit to the others.
+each model and each format of weights is left out in turn, and predicted by a fit to the others. With `--write`, the
+values go to `reach.py` and what was left out to `docs/explain.md`; `predicted_h200.py` then writes its table anew.
 """
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from predicted_h200 import Measured, estimate_of, measured_steps
+from predicted_h200 import PAGE, Measured, between, estimate_of, measured_steps, weights_of
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import least_squares
@@ -24,6 +28,8 @@ from autodeploy.hardware import load_gpu
 NOISE = 0.04
 """Of a step's time: how far apart two runs were, and more, for the model is no better than that."""
 FITTED_KINDS: Sequence[Kind] = ("matmul", "attention", "rows")
+REACH = Path(__file__).parents[1] / "autodeploy/cost/reach.py"
+BEGIN, END = "<!-- the table of benchmarks/fit_pace.py -->\n", "<!-- its end -->\n"
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,9 @@ def read_steps() -> list[Step]:
 
 def main() -> None:
     """Print the values, how well they fit, and how well those fit that a fit has not seen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
     steps, console = read_steps(), Console()
     values = fit(steps)
     table = Table("value", "fitted", "prior", "what the prior is from", box=None)
@@ -115,10 +124,30 @@ def main() -> None:
     console.print(table)
     errors = [one.error(pace_of(values)) for one in steps]
     console.print(f"{len(steps)} steps: {min(errors):+.1%} to {max(errors):+.1%}")
-    for name in sorted({one.measured.model for one in steps}):
-        console.print(f"without {name}: {worst(steps, partial(is_of, name)):.1%} at most")
-    for name in sorted({one.measured.quantize for one in steps}):
-        console.print(f"without {name}: {worst(steps, partial(is_of, name)):.1%} at most")
+    parts = sorted({one.measured.model for one in steps}) + sorted({one.measured.quantize for one in steps})
+    unseen = {name: worst(steps, partial(is_of, name)) for name in parts}
+    for name, error in unseen.items():
+        console.print(f"without {weights_of(name)}: {error:.1%} at most")
+    if options.write:
+        REACH.write_text(with_values(REACH.read_text(), values))
+        PAGE.write_text(between(PAGE.read_text(), BEGIN, END, markdown(unseen)))
+
+
+def with_values(source: str, values: Mapping[str, float]) -> str:
+    """The text of `reach.py` with its numbers replaced."""
+    for name, value in values.items():
+        block, text = ("GPU = ", f"{value:.3g}e-6") if name.endswith(" us") else ("REACH = ", f"{value:.3g}")
+        field = name.removesuffix(" us")
+        number = rf"({re.escape(block)}.*?\b{field}\b(?:\": |=))[\d.e-]+"
+        source, count = re.subn(number, rf"\g<1>{text}", source, count=1, flags=re.DOTALL)
+        assert count == 1, name
+    return source
+
+
+def markdown(unseen: Mapping[str, float]) -> str:
+    """What a fit says of steps that it has not seen, for the documentation."""
+    lines = ["| a fit to all but | predicts these within |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {weights_of(name)} | {error:.1%} |" for name, error in unseen.items())]) + "\n"
 
 
 def is_of(name: str, step: Step) -> bool:

@@ -48,8 +48,13 @@ def main() -> None:
     rows = compare(measured_steps())
     show(rows)
     (RESULTS / "predicted_h200.json").write_text(json.dumps({"gpu": "h200", "rows": rows}, indent=1) + "\n")
-    text = PAGE.read_text()
-    PAGE.write_text(text[: text.index(BEGIN)] + BEGIN + markdown(rows) + text[text.index(END) :])
+    PAGE.write_text(between(PAGE.read_text(), BEGIN, END, markdown(rows)))
+
+
+def between(text: str, begin: str, end: str, table: str) -> str:
+    """A text with what stands between two marks replaced."""
+    start = text.index(begin) + len(begin)
+    return text[:start] + table + text[text.index(end, start) :]
 
 
 def measured_steps() -> list[Measured]:
@@ -120,10 +125,14 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """The same for the documentation."""
     lines = ["| model | weights | requests | predicted, ms | measured, ms | off by |", "|---|---|---|---|---|---|"]
     for row in rows:
-        weights = "bf16" if row["quantize"] == "none" else row["quantize"]
         figures = f"{row['predicted_ms']:.2f} | {row['measured_ms']:.2f} | {row['error']:+.1%}"
-        lines.append(f"| {row['model']} | {weights} | {row['batch']} | {figures} |")
+        lines.append(f"| {row['model']} | {weights_of(row['quantize'])} | {row['batch']} | {figures} |")
     return "\n".join(lines) + "\n"
+
+
+def weights_of(quantize: str) -> str:
+    """A format of weights as one reads it: those that are not quantized have 16 bits."""
+    return "bf16" if quantize == "none" else quantize
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from autodeploy.cost.step import StepShape
 from autodeploy.graph.nodes import arguments
 from autodeploy.graph.origin import module_path
 
-EMBEDDING = torch.ops.aten.embedding.default
 PACKED = torch.ops.autodeploy.packed_linear.default
 META = torch.device("meta")
 CANONICAL = "autodeploy"
@@ -105,7 +104,7 @@ class _Counter(Interpreter):
             str((rows[0] if rows else outs[0]).dtype).removeprefix("torch."),
             self._weights(node, named, outs[0]),
             self._cache(named) if attends else 0.0,
-            float(sum(one.nbytes for one in (*rows, *outs))) if target is not EMBEDDING else 2.0 * outs[0].nbytes,
+            float(sum(one.nbytes for one in (*rows, *outs))) if not _looks_up(target) else 2.0 * outs[0].nbytes,
             self._attention(named) if attends else self._product(target, named, outs[0]),
             self.times(node),
             any(self.env[one].itemsize == 1 for one in node.all_input_nodes if one.op == "get_attr"),
@@ -116,7 +115,7 @@ class _Counter(Interpreter):
     def _weights(self, node: Node, named: Mapping[str, Any], out: Tensor) -> dict[str, float]:
         """Of an embedding only the rows of the tokens count, of experts those that evenly spread tokens choose."""
         weights = [one for one in node.all_input_nodes if one.op == "get_attr"]
-        if node.target is EMBEDDING:
+        if _looks_up(node.target):
             return {f"{one.target} (rows)": float(out.nbytes) for one in weights}
         share = 1.0
         if _has_experts(node.target):
@@ -158,6 +157,11 @@ def attends(node: Node) -> bool:
     """Whether `node` is attention over the cache."""
     target = node.target
     return isinstance(target, torch._ops.OpOverload) and "key_pages" in {one.name for one in target._schema.arguments}
+
+
+def _looks_up(target: Any) -> bool:
+    """Whether rows of a table are read: PyTorch's operator, or the canonical one."""
+    return isinstance(target, torch._ops.OpOverload) and target.__name__.startswith("embedding.")
 
 
 def _has_experts(target: Any) -> bool:

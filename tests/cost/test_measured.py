@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fit_pace import fit, pace_of, read_steps
+from fit_pace import FITTED_KINDS, PRIORS, REACH, fit, pace_of, read_steps, with_values
 from predicted_h200 import PAGE, RESULTS, compare, markdown, measured_steps
 
-from autodeploy.cost import Pace
+from autodeploy.cost import Pace, reach
 from autodeploy.hardware import load_gpu
 
 MOST = 0.15
@@ -39,3 +41,15 @@ def test_what_operators_reach_is_what_the_script_finds() -> None:
     steps, known = read_steps(), Pace.of(load_gpu("h200"))
     fitted = pace_of(fit(steps))
     assert [one.seconds(known) for one in steps] == pytest.approx([one.seconds(fitted) for one in steps], rel=0.03)
+
+
+def test_the_script_writes_what_it_fitted_and_nothing_else() -> None:
+    written = with_values(REACH.read_text(), dict.fromkeys(PRIORS, 7.0))
+    found: dict[str, Any] = {"__name__": reach.__name__}
+    exec(compile(written, REACH.name, "exec"), found)
+    compute = {**reach.REACH.compute, "matmul": 7.0}
+    kernels = {**reach.GPU.kernels, **dict.fromkeys(FITTED_KINDS, 7e-6)}
+    told = replace(reach.REACH, compute=compute, scaled=7.0, paged_read=7.0, sharpness=7.0)
+    assert vars(found["REACH"]) == vars(told)
+    assert vars(found["GPU"]) == vars(replace(reach.GPU, kernels=kernels, exposed=7e-6, exposed_request=7e-6))
+    assert vars(found["CPU"]) == vars(reach.CPU)
