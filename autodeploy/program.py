@@ -12,6 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate
 
 from autodeploy.capture import capture_graph
+from autodeploy.graph.aliases import why_kept
 from autodeploy.kernels import Kernel, KernelTable
 from autodeploy.kernels.native import why_unavailable
 from autodeploy.kernels.native.steps import RecordedSteps, why_not_recordable
@@ -19,7 +20,7 @@ from autodeploy.runtime.model import StepInputs
 from autodeploy.tuning.attention import ATTENTIONS, attention_of
 from autodeploy.tuning.choices import Choices
 from autodeploy.tuning.dispatch import tuned_attention, tuned_linear
-from autodeploy.tuning.matmul import MATMULS, Matmul
+from autodeploy.tuning.matmul import MATMULS, RESIDUAL, Matmul
 from autodeploy.tuning.session import Tuning
 
 _STEP_INPUTS = frozenset(StepInputs.__dataclass_fields__)
@@ -195,6 +196,8 @@ def _callable(node: Node, table: KernelTable, device: torch.device, choices: Cho
     """What computes `node`."""
     if "backend" not in node.meta:
         return node.target
+    if node.target is RESIDUAL and why_kept(node.args[2], node) is None:  # type: ignore[arg-type]
+        table = table.overwriting()
     kernel = _kernel(node, table, device)
     if node.target in MATMULS:
         return tuned_linear(Matmul.of(node), choices, table, kernel.run)

@@ -19,6 +19,7 @@ _PROJECTIONS = (
     ops.linear.default,
     ops.linear_activation.default,
     ops.gated_linear.default,
+    ops.residual_linear.default,
     ops.packed_linear.default,
     ops.packed_gated_linear.default,
     ops.scaled_linear.default,

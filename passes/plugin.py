@@ -25,6 +25,7 @@ from autodeploy.passes.fuse_gate_up import FuseGateUp
 from autodeploy.passes.fuse_gated_linear import FuseGatedLinear
 from autodeploy.passes.fuse_linear_activation import FuseLinearActivation
 from autodeploy.passes.fuse_qkv import FuseQkv
+from autodeploy.passes.fuse_residual_linear import FuseResidualLinear
 from autodeploy.passes.fuse_residual_norm import FuseResidualNorm
 from autodeploy.passes.fuse_rope_cache import FuseRopeCache
 from autodeploy.passes.gather_logit_rows import GatherLogitRows
@@ -75,6 +76,7 @@ PLUGIN = Plugin(
         QuantizeCache,
         FuseRopeCache,
         FuseGatedLinear,
+        FuseResidualLinear,
         HoistLogitRows,
         TuneKernels,
         ChooseKernels,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch.fx import Graph, Node
 
-from autodeploy.graph.nodes import value
+from autodeploy.graph.nodes import form
 
 aten = torch.ops.aten
 
@@ -37,8 +37,29 @@ def writes(node: Node) -> list[Node]:
 
 def written(graph: Graph) -> frozenset[Node]:
     """Every node whose memory some call of the graph writes, through whichever alias. Linear in the graph."""
+    return _sharing(argument for node in graph.nodes for argument in writes(node))
+
+
+def why_kept(source: Node, call: Node) -> str | None:
+    """None where nothing needs what `source` holds once `call` has read it, so that the call may write over it.
+
+    Otherwise the reason: it outlives the step, the call reads it in two places, or something later reads it, each
+    through whichever alias.
+    """
+    shared = _sharing([source])
+    given = next((node for node in shared if node.op != "call_function"), None)
+    if given is not None:
+        return f"{source.name} is memory of {given.name}, which outlives the step"
+    if sum(isinstance(argument, Node) and argument in shared for argument in call.args) > 1:
+        return f"{call.name} reads {source.name} twice"
+    late = min((user for node in shared for user in node.users if call < user), default=None)
+    return None if late is None else f"{late.name} reads {source.name} later"
+
+
+def _sharing(nodes: Iterable[Node]) -> frozenset[Node]:
+    """The nodes that may share memory with some of `nodes`, themselves included."""
     found: set[Node] = set()
-    pending = [argument for node in graph.nodes for argument in writes(node)]
+    pending = list(nodes)
     while pending:
         node = pending.pop()
         if node not in found:
@@ -76,7 +97,7 @@ def is_pure(node: Node) -> bool:
 def _converts(node: Node) -> bool:
     """Whether a cast makes a copy for sure: its result is of another dtype."""
     source = node.args[0] if node.args else None
-    return node.target in _CASTS and isinstance(source, Node) and value(source).dtype != value(node).dtype
+    return node.target in _CASTS and isinstance(source, Node) and form(source)[0] != form(node)[0]
 
 
 def _arguments(node: Node, write: bool | None) -> Iterator[Node]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -42,7 +42,8 @@ class Kernel:
     `run` takes the operator's arguments. `declines` takes them too, with tensors that have a shape and a dtype but no
     data, and gives the reason why this kernel cannot serve them, or None. `dtypes` are those of the operator's result,
     or of its first. Among kernels that can serve a node, the highest `priority` does. One that `waits` reads values on
-    the host, so that no CUDA graph can hold it.
+    the host, so that no CUDA graph can hold it. `run_over` computes the same for calls whose last operand nothing reads
+    again: it may leave the result in that operand's memory.
     """
 
     op: CanonicalOp
@@ -54,6 +55,7 @@ class Kernel:
     priority: int = 0
     tunable: Tunable | None = None
     waits: bool = False
+    run_over: Callable[..., Any] | None = None
 
     @property
     def name(self) -> str:
@@ -77,6 +79,10 @@ class KernelTable:
     def __add__(self, kernels: Iterable[Kernel]) -> KernelTable:
         """This table and more kernels, such as a plugin's."""
         return KernelTable((*self._kernels, *kernels), self.notes)
+
+    def overwriting(self) -> KernelTable:
+        """The kernels as they serve calls whose last operand nothing reads again."""
+        return KernelTable((replace(kernel, run=kernel.run_over or kernel.run) for kernel in self), self.notes)
 
     def candidates(self, op: torch._ops.OpOverload, device: str, dtype: torch.dtype) -> tuple[Kernel, ...]:
         """The kernels for `op` on a device ("cpu", "cuda") and a dtype, best first. The torch reference is the last."""

@@ -8,7 +8,7 @@ from autodeploy.ops.activation import ACTIVATIONS, activate, gated_activation
 from autodeploy.ops.attention import attention, paged_attention
 from autodeploy.ops.convolution import convolution, convolution_activation
 from autodeploy.ops.experts import expert_linear
-from autodeploy.ops.linear import gated_linear, linear, linear_activation
+from autodeploy.ops.linear import gated_linear, linear, linear_activation, residual_linear
 from autodeploy.ops.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from autodeploy.ops.op import CanonicalOp, define
 from autodeploy.ops.packed_experts import packed_expert_linear
@@ -28,6 +28,7 @@ OPS = (
     linear,
     linear_activation,
     gated_linear,
+    residual_linear,
     packed_linear,
     packed_gated_linear,
     scaled_linear,
@@ -80,6 +81,7 @@ __all__ = [
     "packed_linear",
     "paged_attention",
     "quantize",
+    "residual_linear",
     "rms_norm",
     "rms_norm_quantize",
     "rope",

@@ -1,4 +1,4 @@
-"""A projection by a weight matrix, alone, with the activation that follows it, or as a gate and what it gates."""
+"""A projection by a weight matrix: alone, with an activation or a residual, or as a gate and what it gates."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ def _gated_linear(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str) -> 
     gate, up = _reference(x, weight, bias).chunk(2, dim=-1)
     gated: Tensor = gated_activation.reference(gate, up, kind)
     return gated
+
+
+def _residual_linear(x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
+    return _reference(x, weight) + residual
 
 
 def _fake_gated(x: Tensor, weight: Tensor, *_: object) -> Tensor:
@@ -48,4 +52,12 @@ gated_linear = CanonicalOp(
 """`gated_activation` of the halves of `linear(x, weight, bias)`: x `[..., K]`, weight `[2 I, K]`, the gate's first.
 
 `[..., K] -> [..., I]`. A kernel need not round the projections to their dtype before the activation.
+"""
+
+residual_linear = CanonicalOp(
+    "residual_linear(Tensor x, Tensor weight, Tensor residual) -> Tensor", _residual_linear, _fake
+)
+"""`linear(x, weight) + residual`, both terms `[..., N]`: `[..., K] -> [..., N]`.
+
+A kernel need not round the projection to its dtype before the sum.
 """

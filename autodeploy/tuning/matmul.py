@@ -15,7 +15,8 @@ from autodeploy.kernels.storage import PLAIN, Storage
 LINEAR = (ops.linear.overload, ops.gated_linear.overload)
 PACKED = (ops.packed_linear.overload, ops.packed_gated_linear.overload)
 SCALED = (ops.scaled_linear.overload, ops.scaled_gated_linear.overload)
-MATMULS = (*LINEAR, *PACKED, *SCALED)
+RESIDUAL = ops.residual_linear.overload
+MATMULS = (*LINEAR, *PACKED, *SCALED, RESIDUAL)
 """The operators that are tuned."""
 
 
@@ -23,7 +24,8 @@ MATMULS = (*LINEAR, *PACKED, *SCALED)
 class Matmul:
     """A projection of some rows `[M, k]` by a weight `[n, k]`, apart from M.
 
-    `dtype` is that of its result, `gate` the kind of a gated one, and empty for others.
+    `dtype` is that of its result, `gate` the kind of a gated one, and empty for others. One `has_residual` whose result
+    is added to a residual.
     """
 
     n: int
@@ -32,6 +34,7 @@ class Matmul:
     has_bias: bool = False
     gate: str = ""
     storage: Storage = PLAIN
+    has_residual: bool = False
 
     @classmethod
     def of(cls, call: Node) -> Matmul:
@@ -40,11 +43,14 @@ class Matmul:
         n, k = form(named["weight"])[1][0], form(named["x"])[1][-1]
         assert n is not None
         assert k is not None
-        return cls(n, k, _name(form(call)[0]), named["bias"] is not None, named.get("kind", ""), _storage(named))
+        dtype, has_bias, gate = _name(form(call)[0]), named.get("bias") is not None, named.get("kind", "")
+        return cls(n, k, dtype, has_bias, gate, _storage(named), "residual" in named)
 
     @property
     def op(self) -> torch._ops.OpOverload:
         """The operator that computes it."""
+        if self.has_residual:
+            return RESIDUAL
         family = SCALED if self.storage.quantizes_activations else PACKED if self.storage.format else LINEAR
         return family[bool(self.gate)]
 
@@ -61,7 +67,7 @@ class Matmul:
         return self.n * self.k * bits // 8
 
     def __str__(self) -> str:
-        shift = " + bias" * self.has_bias
+        shift = " + bias" * self.has_bias + " + residual" * self.has_residual
         return f"[{self.n}, {self.k}] {self.dtype}{shift} {self.gate}".rstrip() + str(self.storage)
 
 

@@ -24,11 +24,12 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to compute an operator."""
+    """One way to compute an operator; `run_over` as a step does, whose last operand nothing reads again."""
 
     backend: str
     config: Any
     run: Callable[..., Tensor]
+    run_over: Callable[..., Tensor]
 
     @property
     def name(self) -> str:
@@ -44,10 +45,10 @@ def candidates(kernels: Sequence[Kernel], needs_reference: bool, *shape: Any) ->
     found = []
     for kernel in kernels:
         if kernel.tunable is not None:
-            configs = kernel.tunable.configs(*shape)
-            found += [Candidate(kernel.backend, config, kernel.tunable.bind(config)) for config in configs]
+            runs = [(config, kernel.tunable.bind(config)) for config in kernel.tunable.configs(*shape)]
+            found += [Candidate(kernel.backend, config, run, run) for config, run in runs]
         elif needs_reference or len(kernels) == 1:
-            found.append(Candidate(kernel.backend, None, kernel.run))
+            found.append(Candidate(kernel.backend, None, kernel.run, kernel.run_over or kernel.run))
     return found
 
 

@@ -24,6 +24,9 @@ def random_operands(matmul: Matmul, rows: int, copies: int, device: str = "cuda"
     """The arguments of `matmul.op` for as many weights, and the same rows `[rows, k]`."""
     x = _normal(rows, matmul.k, matmul.torch_dtype, device)
     options = (matmul.gate,) if matmul.gate else ()
+    if matmul.has_residual:
+        sizes = ((matmul.n, matmul.k), (rows, matmul.n))
+        return [(x, *(_normal(*size, matmul.torch_dtype, device) for size in sizes)) for _ in range(copies)]
     bias = _normal(1, matmul.n, matmul.torch_dtype, device)[0] if matmul.has_bias else None
     if not matmul.storage.format:
         return [(x, _normal(matmul.n, matmul.k, matmul.torch_dtype, device), bias, *options) for _ in range(copies)]

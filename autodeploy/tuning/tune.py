@@ -58,6 +58,6 @@ def _tune(matmul: Matmul, rows: int, table: KernelTable, gpu: Gpu) -> Choice:
     timed = []
     found = candidates_of(matmul, rows, table)
     for one in correct(found, operands[0], lambda: expected_result(matmul, operands[0]), matmul.torch_dtype):
-        calls = [lambda given=given, run=one.run: (between(), run(*given)) for given in operands]
+        calls = [lambda given=given, run=one.run_over: (between(), run(*given)) for given in operands]
         timed.append((max(seconds_a_call(calls) - alone, 0.0), one))
     return fastest(rows, timed, matmul_floor(matmul, rows, gpu))

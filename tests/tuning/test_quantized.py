@@ -26,6 +26,7 @@ MATMULS = [
     Matmul(64, 256, "bfloat16", storage=Storage("fp8", "float32", 64, 1, x_groups=1)),
     Matmul(64, 256, "bfloat16", True, "silu", Storage("int8", "float32", 1, 1, x_groups=0)),
     Matmul(64, 256, "bfloat16", storage=Storage("fp8", "float32", 1, 2, x_groups=2)),
+    Matmul(64, 256, "float32", has_residual=True),
 ]
 
 

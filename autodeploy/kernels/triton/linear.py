@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 
 from autodeploy.kernels.triton.launch import current_device, overlap, shared_memory
+from autodeploy.kernels.triton.rows import dense
 from autodeploy.kernels.triton.shares import counters, shares_of
 from autodeploy.kernels.triton.skinny import matvec_kernel, skinny_kernel
 
@@ -88,10 +89,17 @@ def best_guess(m: int, weight: Tensor) -> SkinnyConfig | None:
     return next(iter(candidates(m, weight.shape[0], weight.shape[1], weight.dtype)), None)
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: SkinnyConfig, gate: str | None = None) -> Tensor:
+def run(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    config: SkinnyConfig,
+    gate: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
     """`ops.linear` of up to MAX_ROWS rows (one without matrix units) in a configuration, ValueError for more.
 
-    With the name of an activation as gate, it is `ops.gated_linear`.
+    With the name of an activation as gate, it is `ops.gated_linear`; with a residual, `ops.residual_linear`.
     """
     k, n = x.shape[-1], weight.shape[0] if gate is None else weight.shape[0] // 2
     rows = x.reshape(-1, k)
@@ -117,7 +125,8 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: SkinnyConfig, ga
         **overlap(x.device),
     }
     block_m = _block_m(m) if config.matrix_units else 1
-    given = (rows, weight, bias, out, shares_of(tiles, split, block_n * block_m, x.device), counters(x.device))
+    shares = shares_of(tiles, split, block_n * block_m, x.device)
+    given = (rows, weight, bias, dense(residual), out, shares, counters(x.device))
     if not config.matrix_units:
         matvec_kernel[(tiles, split)](*given, n, k, split, **options)
     else:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from autodeploy import ops
 from autodeploy.kernels.table import Kernel, Tunable
-from autodeploy.kernels.triton import gated_linear, linear, packed_experts, tiles_linear
+from autodeploy.kernels.triton import gated_linear, linear, packed_experts, residual_linear, tiles_linear
 from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.attention import paged_attention, rope_paged_attention
 from autodeploy.kernels.triton.attention_config import AttentionConfig, candidates
@@ -30,6 +30,8 @@ MAX_WIDTH = 65536 // 4  # of a row that one program holds in registers
 SKINNY = Tunable(linear.candidates, linear.bind, linear.SkinnyConfig)
 GATED = replace(SKINNY, bind=gated_linear.bind)
 TILES = Tunable(tiles_linear.candidates, tiles_linear.bind, tiles_linear.TileConfig)
+SUMMED = replace(SKINNY, bind=residual_linear.bind)
+SUMMED_TILES = replace(TILES, bind=residual_linear.bind_tiles)
 GATED_TILES = replace(TILES, configs=tiles_linear.gated_candidates)
 LIBRARY = torch.library.Library("autodeploy_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
 
@@ -42,6 +44,7 @@ def register() -> tuple[Kernel, ...]:
         _tuned(ops.linear, "tma", linear.linear, _one_matmul_dtype, TILES),
         _tuned(ops.gated_linear, "tma", gated_linear.gated_linear, _one_gated_dtype, GATED_TILES),
         _tuned(ops.gated_linear, "library", gated_linear.library, _one_gated_dtype),
+        *_summed(),
         _kernel(ops.expert_linear, expert_linear, _one_expert_dtype),
         _kernel(ops.packed_expert_linear, packed_experts.packed_expert_linear, packed_experts.declines),
         _kernel(ops.rms_norm, rms_norm, _narrow_rows),
@@ -51,6 +54,17 @@ def register() -> tuple[Kernel, ...]:
         _attention(ops.paged_attention, paged_attention, _one_cache_dtype),
         _attention(ops.rope_paged_attention, rope_paged_attention, _one_rotated_cache_dtype),
         *quantized_kernels(_kernel),
+    )
+
+
+def _summed() -> tuple[Kernel, ...]:
+    """Those that add a residual to a projection."""
+    op, run, over = ops.residual_linear, residual_linear.library, residual_linear.library_over
+    first = _kernel(op, residual_linear.residual_linear, _one_dtype)
+    return (
+        replace(first, tunable=SUMMED, run_over=residual_linear.residual_linear_over),
+        _tuned(op, "tma", run, _one_dtype, SUMMED_TILES),
+        replace(_tuned(op, "library", run, _one_dtype), run_over=over),
     )
 
 

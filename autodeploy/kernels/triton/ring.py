@@ -15,7 +15,7 @@ import triton.language as tl
 from autodeploy.kernels.triton.activation import activation
 from autodeploy.kernels.triton.launch import await_inputs, let_next_start
 from autodeploy.kernels.triton.shares import add_shares, leave_share
-from autodeploy.kernels.triton.tiles import add_bias
+from autodeploy.kernels.triton.tiles import add_bias, add_residual
 
 
 @triton.jit
@@ -43,8 +43,12 @@ def finish(
     shared: tl.constexpr,
     BLOCK_M: tl.constexpr,  # noqa: N803
     BLOCK_N: tl.constexpr,  # noqa: N803
+    residual=None,
 ) -> None:
-    """Add up the shares of a tile where this program is the last of it, and write it: shifted, gated, rounded once."""
+    """Add up the shares of a tile where this program is the last of it, and write it.
+
+    It is shifted, gated or added to a residual `[m, n]`, and rounded once.
+    """
     if shared:
         tile = tl.program_id(0)
         at = tl.arange(0, BLOCK_N)[:, None] * BLOCK_M + token[None, :]
@@ -61,7 +65,10 @@ def finish(
     dtype = out.dtype.element_ty
     if gate is not None:
         y = activation(y, gate, dtype) * add_bias(gated, bias, n + row, known)
-    tl.store(out + token[None, :] * n + row[:, None], y.to(dtype), mask=known[:, None] & real[None, :])
+    at = token[None, :] * n + row[:, None]
+    wanted = known[:, None] & real[None, :]
+    y = add_residual(y, residual, at, wanted)
+    tl.store(out + at, y.to(dtype), mask=wanted)
 
 
 @triton.jit(do_not_specialize=["m", "split"])
@@ -69,6 +76,7 @@ def ring_kernel(
     x,
     weight,
     bias,
+    residual,
     out,
     shares,
     counters,
@@ -119,5 +127,6 @@ def ring_kernel(
 
     row = first_row + tl.arange(0, BLOCK_N)
     finish(
-        y, gated, bias, out, shares, counters, row, row < n, token, real, n, split, gate, shared, BLOCK_M, BLOCK_N
+        y, gated, bias, out, shares, counters, row, row < n, token, real, n, split, gate, shared, BLOCK_M, BLOCK_N,
+        residual,
     )  # fmt: skip

@@ -58,6 +58,13 @@ def _read_values(at, inside, even: tl.constexpr):
 
 
 @triton.jit
+def read_residual(residual, row, known, token, m, n):
+    """What is added to the products of rows of the weight by tokens, as it is stored `[m, n]`."""
+    at = token[None, :] * n + row[:, None]
+    return tl.load(residual + at, mask=known[:, None] & (token < m)[None, :], other=0.0)
+
+
+@triton.jit
 def _store(
     y,
     bias,
@@ -93,6 +100,7 @@ def matvec_kernel(
     x,
     weight,
     bias,
+    residual,
     out,
     shares,
     counters,
@@ -118,6 +126,8 @@ def matvec_kernel(
     column = first + tl.arange(0, BLOCK_K)
     weights = _read_weights(from_rows + column[None, :], known, column < stop, even)
     await_inputs(overlapped)
+    if residual is not None:  # on its way while the weights are read
+        added = read_residual(residual, row, known, tl.arange(0, 1), 1, n)
     values = _read_values(x + column, column < stop, even)
     y = tl.sum(weights.to(tl.float32) * values[None, :], axis=1)
     for start in tl.range(first + BLOCK_K, stop, BLOCK_K, num_stages=STAGES):
@@ -132,6 +142,8 @@ def matvec_kernel(
         if not leave_share(shares, counters, y, at, tl.program_id(0), tl.program_id(1), split):
             return
         y = add_shares(shares, counters, at, tl.program_id(0), split)
+    if residual is not None:
+        y += added.to(tl.float32)
     _store(y, bias, out, row, known, tl.arange(0, 1), 1, n, gate, BLOCK_N, 1)
 
 
@@ -140,6 +152,7 @@ def skinny_kernel(
     x,
     weight,
     bias,
+    residual,
     out,
     shares,
     counters,
@@ -165,6 +178,8 @@ def skinny_kernel(
     real = token < m
     from_rows = weight + row.to(tl.int64)[:, None] * k
     from_tokens = x + token.to(tl.int64)[:, None] * x_stride
+    if residual is not None:
+        added = read_residual(residual, row, known, token, m, n)
     sums = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for start in tl.range(first, stop, BLOCK_K, num_stages=STAGES):
         column = start + tl.arange(0, BLOCK_K)
@@ -180,4 +195,6 @@ def skinny_kernel(
         if not leave_share(shares, counters, sums, at, tl.program_id(0), tl.program_id(1), split):
             return
         sums = add_shares(shares, counters, at, tl.program_id(0), split)
+    if residual is not None:
+        sums += added.to(tl.float32)
     _store(sums, bias, out, row, known, token, m, n, gate, BLOCK_N, BLOCK_M)

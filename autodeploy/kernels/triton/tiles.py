@@ -24,11 +24,20 @@ def add_bias(y, bias, row, known):
     return y
 
 
+@triton.jit
+def add_residual(y, residual, at, wanted):
+    """The products y and the residual at the same places, where there is one."""
+    if residual is not None:
+        y += tl.load(residual + at, mask=wanted, other=0.0).to(tl.float32)
+    return y
+
+
 @triton.jit(do_not_specialize=["m", "split"])
 def tiles_kernel(
     x,
     weight,
     bias,
+    residual,
     out,
     shares,
     counters,
@@ -89,4 +98,6 @@ def tiles_kernel(
     dtype = out.dtype.element_ty
     if gate is not None:
         y = activation(y, gate, dtype) * add_bias(gated, bias, n + row, known)
-    tl.store(out + token.to(tl.int64)[None, :] * n + row[:, None], y.to(dtype), mask=wanted)
+    at = token.to(tl.int64)[None, :] * n + row[:, None]
+    y = add_residual(y, residual, at, wanted)
+    tl.store(out + at, y.to(dtype), mask=wanted)

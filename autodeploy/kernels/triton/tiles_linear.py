@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autodeploy.kernels.triton.launch import current_device, overlap, shared_memory
 from autodeploy.kernels.triton.ring import ring_kernel
-from autodeploy.kernels.triton.rows import described
+from autodeploy.kernels.triton.rows import dense, described
 from autodeploy.kernels.triton.shares import counters, shares_of
 from autodeploy.kernels.triton.tiles import tiles_kernel
 
@@ -92,8 +92,17 @@ def can_bedescribed(x: Tensor) -> bool:
     return x.stride(-1) == 1 and step % 16 == 0 and x.data_ptr() % 16 == 0
 
 
-def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: TileConfig, gate: str | None = None) -> Tensor:
+def run(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    config: TileConfig,
+    gate: str | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
     """`ops.linear` in a configuration; `ops.gated_linear` with the name of an activation as gate.
+
+    With a residual it is `ops.residual_linear`.
 
     Rows of the weight must be a multiple of 16 bytes; ValueError for more shares than there are counters for.
     """
@@ -108,7 +117,8 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: TileConfig, gate
     tiles, split = triton.cdiv(m, config.block_m) * triton.cdiv(n, block_n), config.split_k
     given = (
         described(weight, block_n, config.block_k),
-        None if bias is None else bias.contiguous(),
+        dense(bias),
+        dense(residual),
         out,
         shares_of(tiles, split, config.block_m * config.block_n, x.device),
         counters(x.device),
