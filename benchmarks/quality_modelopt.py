@@ -61,20 +61,23 @@ CONFIGS: Mapping[str, Config] = {
 
 
 def simulate(folder: Path, name: str, windows: Sequence[Sequence[int]], device: torch.device) -> Predict:
-    """The model in `folder`, in float32, quantized by modelopt as CONFIGS has it and calibrated on `windows`."""
+    """The model in `folder`, in float32, quantized by modelopt as CONFIGS has it and calibrated on `windows` of one length."""
     factory: Any = AutoModelForCausalLM
 
     def calibrate(model: Any) -> None:
-        for window in windows:
-            model.model(torch.tensor([window], device=device))
+        model.model(torch.tensor([*windows], device=device))
 
     with warnings.catch_warnings(), redirect_stdout(StringIO()), torch.no_grad():
         warnings.simplefilter("ignore")
         import modelopt.torch.quantization as mtq
+        from modelopt.torch.quantization import extensions
 
+        for load in (extensions.get_cuda_ext, extensions.get_cuda_ext_fp8):
+            load.extension = None  # it computes the same without them, and they take a compiler and minutes
         model = factory.from_pretrained(folder, dtype=torch.float32).eval().to(device)
         settings = {"quant_cfg": CONFIGS[name].entries(), "algorithm": {"method": CONFIGS[name].algorithm}}
         quantized = mtq.quantize(model, settings, calibrate)
+        mtq.fold_weight(quantized)  # or each step would round them anew
 
     def predict(group: Sequence[Sequence[int]]) -> Tensor:
         with torch.no_grad():

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from autodeploy.quantization.formats import BLOCK, MAXIMUM, spread
-from autodeploy.quantization.nibbles import E2M1, encode_e2m1, pack_nibbles
+from autodeploy.quantization.nibbles import E2M1, decode_e2m1, encode_e2m1, pack_nibbles
 from autodeploy.quantization.scheme import Scheme
+
+ENDS = (6.0, 5.5, 4.5, 4.0)
+"""What nvfp4 brings the largest of a group to. With 6 and 4, what can be stored stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,29 @@ def _round_int4(wide: Tensor, scheme: Scheme, largest: Tensor, dtype: torch.dtyp
 
 
 def _round_nvfp4(wide: Tensor, scheme: Scheme, largest: Tensor, dtype: torch.dtype) -> Parts:
-    """The global scale brings the largest group's scale to the largest e4m3 (NVIDIA, NVFP4, 2025)."""
+    """The global scale brings the largest group's scale to the largest e4m3 (NVIDIA, NVFP4, 2025).
+
+    Between 4 and 6 there is nothing, so that each group takes the one of a few scales that loses least, squared (Cook
+    et al., "Four Over Six", 2025).
+    """
     global_scale = _nonzero(largest / (E2M1[-1] * MAXIMUM["fp8"]))
     groups = _grouped(wide, scheme.group)
-    scale = (groups.abs().amax(-1) / E2M1[-1] / global_scale).clamp(max=MAXIMUM["fp8"]).to(torch.float8_e4m3fn)
-    units = groups / _nonzero(scale.float() * global_scale).unsqueeze(-1)
-    return Parts(encode_e2m1(units.reshape(wide.shape)), scale, None, global_scale)
+    tried = torch.stack([_e4m3(groups.abs().amax(-1) / end / global_scale) for end in ENDS])
+    loss = torch.stack([_loss_in_e2m1(groups, one * global_scale) for one in tried])
+    scale = tried.gather(0, loss.argmin(0, keepdim=True))[0]
+    units = groups / _nonzero(scale * global_scale).unsqueeze(-1)
+    return Parts(encode_e2m1(units.reshape(wide.shape)), scale.to(torch.float8_e4m3fn), None, global_scale)
+
+
+def _e4m3(scale: Tensor) -> Tensor:
+    """The nearest numbers of e4m3, in float32."""
+    return scale.clamp(max=MAXIMUM["fp8"]).to(torch.float8_e4m3fn).float()
+
+
+def _loss_in_e2m1(groups: Tensor, scale: Tensor) -> Tensor:
+    """What groups `[N, G, 16]` lose under scales `[N, G]`, squared."""
+    step = _nonzero(scale).unsqueeze(-1)
+    return (decode_e2m1(encode_e2m1(groups / step)) * step - groups).square().sum(-1)
 
 
 def _round_mxfp4(wide: Tensor, scheme: Scheme, largest: Tensor, dtype: torch.dtype) -> Parts:
