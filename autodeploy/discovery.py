@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from autodeploy.errors import PluginError
 from autodeploy.insertion import anchor_problem
-from autodeploy.plugin import KINDS, Plugin, place_of
+from autodeploy.plugin import BUILTIN, KINDS, Plugin, place_of
 from autodeploy.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:  # `autodeploy --help` needs no torch
@@ -79,6 +79,22 @@ class Registry:
 def discover() -> Registry:
     """The registry of everything installed, found once; PluginError when two plugins clash."""
     return load_plugins(entry_points(group=GROUP))
+
+
+@cache
+def discover_serving() -> Registry:
+    """What running a program takes of `discover()`: operators and kernels.
+
+    Our own passes, patterns and recipes take a second to import, and stay out where no plugin could build on them.
+    """
+    points = entry_points(group=GROUP)
+    if not all(_provider(point).is_ours for point in points):
+        return discover()
+    from autodeploy.kernels import BACKENDS
+    from autodeploy.ops import OPS
+
+    ours = Plugin(BUILTIN, ops=OPS, kernels=BACKENDS)
+    return _registry([_Loaded(_provider(point), ours, _items(ours)) for point in points], ())
 
 
 @dataclass(frozen=True)
@@ -189,7 +205,7 @@ def kernel_table(device: torch.device) -> KernelTable:
     """
     from autodeploy.kernels import KernelTable, reference_kernel
 
-    registry = discover()
+    registry = discover_serving()
     kernels = [reference_kernel(op) for op in registry.ops.values()]
     notes = []
     for name, backend in registry.kernels.items():

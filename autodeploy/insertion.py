@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
-
-import networkx
+from typing import TYPE_CHECKING, Protocol
 
 from autodeploy.errors import RecipeError, nearest
+
+if TYPE_CHECKING:
+    import networkx
 
 
 class Staged(Protocol):
@@ -87,6 +88,8 @@ def insert_passes(listed: Sequence[str], passes: Mapping[str, Staged], off: Iter
     chosen = _with_anchors(listed, passes, set(off))
     if not chosen:
         return tuple(Place(slot.name, slot.index) for slot in slots)
+    import networkx  # a quarter of a second, for which no artifact should wait
+
     graph = networkx.DiGraph()
     networkx.add_path(graph, slots)
     for name in chosen:
@@ -143,6 +146,8 @@ def _occurrence(slots: list[_Slot], anchor: str, one: Staged, *, last: bool) -> 
 
 
 def _refuse_cycle(graph: networkx.DiGraph, chosen: set[str]) -> None:
+    import networkx
+
     if networkx.is_directed_acyclic_graph(graph):
         return
     cycle = [edge[0] for edge in networkx.find_cycle(graph)]

@@ -19,6 +19,7 @@ from autodeploy.runtime.llm import LLM as RuntimeLLM  # noqa: N811 (a class with
 from autodeploy.runtime.messages import Start
 from autodeploy.runtime.protocol import Core
 from autodeploy.runtime.remote import RemoteCore
+from autodeploy.runtime.target import is_for_gpu
 from autodeploy.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import: a worker starts before that
@@ -106,15 +107,6 @@ def find_artifact(
         return artifact.load(local)
     decided = {key: value for key, value in set.items() if not key.startswith("runtime.")}
     return _build(str(model), {"gpu": gpu, **options, "set": decided}, progress)
-
-
-def is_for_gpu(folder: Path) -> bool:
-    """Whether a folder is an artifact for a GPU, seen at once; what is wrong with it is not found here."""
-    try:
-        devices: object = json.loads((folder / "manifest.json").read_bytes())["devices"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return devices != ["cpu"]
 
 
 def _load_here(found: Artifact, gpu: str, capture: str | None, settings: Mapping[str, Any]) -> Core:

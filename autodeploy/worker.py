@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from autodeploy.llm import is_for_gpu
 from autodeploy.runtime.clock import Phases
 from autodeploy.runtime.compiler import Compiler
 from autodeploy.runtime.messages import Start
 from autodeploy.runtime.protocol import Core
+from autodeploy.runtime.target import is_for_gpu
 from autodeploy.runtime.worker import Worker
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from array import array
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from autodeploy.errors import RequestError
 from autodeploy.runtime.completion import Completion, Generation
-from autodeploy.runtime.messages import NewRequest, StepOutput
+from autodeploy.runtime.messages import NewRequest, StepOutput, packed
 from autodeploy.runtime.outputs import RequestOutput
 from autodeploy.runtime.prompts import Prompt, check_prompt_len, check_token_ids, read_prompt
 from autodeploy.runtime.protocol import Core
@@ -75,7 +74,7 @@ class Engine:
         text, token_ids = read_prompt(prompt, self.tokenizer, self.core.vocab_size)
         check_prompt_len(len(token_ids), self.max_len)
         seed = secrets.randbits(64) if params.seed is None else params.seed
-        self.core.add(NewRequest(request_id, array("i", token_ids), params, seed))
+        self.core.add(NewRequest(request_id, packed(token_ids), params, seed))
         completions = [Completion(index, token_ids, params, self.tokenizer, stream) for index in range(params.n)]
         self._generations[request_id] = Generation(request_id, text, token_ids, params, completions, stream)
 

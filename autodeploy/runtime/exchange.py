@@ -21,8 +21,6 @@ class Exchange:
         self._written, self._fetched = self._integers(1024), self._integers(256)
         self._size = StepSize(0, 0, 0, 0)
         self._words, self._answers = self._written[:0], self._fetched[:0]
-        self.step = PackedStep.over(self._words, self._size)
-        """What was written last, on the host."""
         self._parts = PackedStep.over(self._words.numpy(), self._size)
         self._done = torch.cuda.Event() if self._pinned else None  # type: ignore[no-untyped-call]
 
@@ -37,7 +35,6 @@ class Exchange:
         if size.num_words > len(self._written):
             self._written = self._integers(2 * size.num_words)
         self._size, self._words = size, self._written[: size.num_words]
-        self.step = PackedStep.over(self._words, size)
         self._parts = PackedStep.over(self._words.numpy(), size)
 
     def fetch(self, token_ids: Tensor) -> None:

@@ -51,7 +51,10 @@ class PagePool:
             if not self._holders[page]:
                 del self._kept[page]
             self._holders[page] += 1
-        fresh = [self._take() for _ in range(num_new)]
+        fresh = self._take_blank(num_new)
+        fresh += [self._take_kept() for _ in range(num_new - len(fresh))]
+        for page in fresh:
+            self._holders[page] = 1
         return [*shared, *fresh]
 
     def register(self, page: int, digest: bytes) -> None:
@@ -85,13 +88,16 @@ class PagePool:
         assert not any(page in self._digest_of for page in self._blank)
         assert all(page in self._digest_of for page, count in holders.items() if count > 1), "an open page is shared"
 
-    def _take(self) -> int:
-        """One free page, without contents."""
-        if self._blank:
-            page = self._blank.pop()
-        else:
-            page = next(iter(self._kept))
-            del self._kept[page]
-            del self._page_of[self._digest_of.pop(page)]
-        self._holders[page] = 1
+    def _take_blank(self, most: int) -> list[int]:
+        """Free pages without contents, as far as there are any."""
+        start = max(len(self._blank) - most, 0)
+        pages = self._blank[start:]
+        del self._blank[start:]
+        return pages[::-1]
+
+    def _take_kept(self) -> int:
+        """The page freed longest ago, whose contents are lost."""
+        page = next(iter(self._kept))
+        del self._kept[page]
+        del self._page_of[self._digest_of.pop(page)]
         return page

@@ -63,7 +63,7 @@ class Penalties:
                 num_counted = 0
                 self._output_counts[request.row] = 0
                 self._prompt_seen[request.row] = False
-                prompt = to_device(torch.tensor(request.token_ids[: request.num_prompt]), self._device)
+                prompt = to_device(torch.tensor(request.token_ids[: request.num_prompt].tolist()), self._device)
                 self._prompt_seen[request.row, prompt] = True
             new = request.token_ids[request.num_prompt + num_counted :]
             tokens += new

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict, cast
+from functools import cache
+from typing import Annotated, Any, TypedDict, cast
+
+import msgspec
+from msgspec import Meta
 
 from autodeploy.errors import RequestError, nearest
 from autodeploy.runtime.tokenizer import Tokenizer
@@ -38,10 +42,15 @@ def read_prompt(prompt: Prompt, tokenizer: Tokenizer | None, vocab_size: int) ->
         if tokenizer is None:
             raise RequestError("the prompt is text and this model has no tokenizer: give prompt_token_ids")
         return content, tokenizer.encode(content)
-    if not isinstance(content, list) or not set(map(type, content)) <= {int}:
-        raise RequestError(f"a prompt is a string or a list of token ids, got {content!r:.80}")
-    check_token_ids("the prompt", content, vocab_size)
-    return None, content
+    if not isinstance(content, list):
+        raise _not_a_prompt(content)
+    try:  # types and bounds in one look: a GPU is waiting
+        return None, msgspec.convert(content, _ids_below(vocab_size))
+    except msgspec.ValidationError:
+        if not set(map(type, content)) <= {int}:
+            raise _not_a_prompt(content) from None
+        check_token_ids("the prompt", content, vocab_size)
+        raise
 
 
 def check_prompt_len(num_prompt: int, max_len: int) -> None:
@@ -57,6 +66,15 @@ def check_token_ids(where: str, token_ids: list[int], vocab_size: int) -> None:
     if token_ids and not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
         wrong = next(token for token in token_ids if not 0 <= token < vocab_size)
         raise RequestError(f"{where} has token id {wrong}; this model has 0 to {vocab_size - 1}")
+
+
+def _not_a_prompt(content: object) -> RequestError:
+    return RequestError(f"a prompt is a string or a list of token ids, got {content!r:.80}")
+
+
+@cache
+def _ids_below(vocab_size: int) -> Any:
+    return list[Annotated[int, Meta(ge=0, lt=vocab_size)]]
 
 
 def _content(prompt: object) -> object:

@@ -40,7 +40,7 @@ class Request:
         self.parent_id = parent_id
         self.index = index
         self.params = params
-        self.token_ids = list(prompt_token_ids)
+        self.token_ids = array("q", prompt_token_ids)
         self.num_prompt = len(self.token_ids)
         self.max_len = max_len if params.max_tokens is None else min(max_len, self.num_prompt + params.max_tokens)
         self.eos_token_ids: frozenset[int] = frozenset() if params.ignore_eos else eos_token_ids
@@ -94,7 +94,7 @@ class Request:
         while len(self._digests) <= page:
             start = len(self._digests) * page_size
             parent = self._digests[-1] if self._digests else b""
-            tokens = array("q", self.token_ids[start : start + page_size])
+            tokens = self.token_ids[start : start + page_size]
             assert len(tokens) == page_size, "only full pages have a digest"
             self._digests.append(hashlib.blake2b(parent + tokens.tobytes(), digest_size=32).digest())
         return self._digests[page]

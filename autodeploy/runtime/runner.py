@@ -112,10 +112,8 @@ class Runner:
     def _launch(self, draft: Draft, size: StepSize) -> Computed:
         """Run a step kernel by kernel."""
         asked, size = size.num_logits, size._replace(num_logits=max(size.num_logits, 1))  # kernels want rows
-        words, step = self._exchange.write(draft, size, self._tables), self._exchange.step
-        if self._device.type != "cpu":
-            step = PackedStep.over(words.to(self._device, non_blocking=True), size)
-        computed = self._compute(step)
+        words = self._exchange.write(draft, size, self._tables).to(self._device, non_blocking=True)
+        computed = self._compute(PackedStep.over(words, size))
         return computed if asked else Computed(*(one[:0] for one in computed))
 
     def _compute(self, step: PackedStep[Tensor]) -> Computed:
@@ -161,7 +159,7 @@ def _prompt_logprobs(
         start, end = end, end + count
         num_top = item.request.params.prompt_logprobs
         if item.wants_prompt_rows and num_top is not None:
-            following = item.request.token_ids[item.first + 1 : item.first + 1 + item.num_tokens]
+            following = item.request.token_ids[item.first + 1 : item.first + 1 + item.num_tokens].tolist()
             block = logits[start : start + len(following)]
             result[i] = token_logprobs(block, following, [num_top] * len(following))
     return result

@@ -72,10 +72,15 @@ class Scheduler:
         return Batch(items)
 
     def expect(self, batch: Batch) -> None:
-        """Book what a step that is under way computes, so that the next one can be scheduled before it ends."""
+        """Book what a step that is under way computes, so that the next one can be scheduled before it ends.
+
+        From now on others may find the pages that it fills.
+        """
         for item in batch.items:
             item.request.num_computed += item.num_tokens
             item.request.num_expected += item.samples
+            if self.prefix_reuse:
+                self._register(item.request, item.request.num_computed)
 
     def settle(self, batch: Batch, token_ids: Sequence[int]) -> list[int]:
         """Hand out what a step has sampled: a token for each sampling item of `batch`, in order.
@@ -189,7 +194,7 @@ class Scheduler:
         assert num_tokens > 0, "the budgets cover every running request"
         items.append(BatchItem(request, request.row, first, num_tokens, num_shown, samples, request.wants_prompt_rows))
         request.num_shown_pages = len(request.pages)
-        if self.prefix_reuse:
+        if self.prefix_reuse and self.waiting:  # else it can wait until the step is under way
             self._register(request, first + num_tokens)
         return num_tokens
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -50,30 +49,29 @@ class Tables:
 
     def take_pages(self, items: Sequence[BatchItem]) -> NewPages:
         """Note the pages that are new since a request's last step; what the device must be told of them."""
-        growing = [
-            (i, item.row, item.first_new_page, item.request.pages[item.first_new_page :])
-            for i, item in enumerate(items)
-            if item.first_new_page < len(item.request.pages)
-        ]
-        for _, row, first, pages in growing:
-            self._on_host[row, first : first + len(pages)] = pages
-        if self._is_shared or not growing:
-            return NO_PAGES
         counts = np.zeros(len(items) + 1, dtype=np.int64)
-        places, new = array("q"), array("q")
-        for i, row, first, pages in growing:
-            counts[i + 1] = len(pages)
-            start = row * self._on_host.shape[1] + first
-            places.extend(range(start, start + len(pages)))
-            new.extend(pages)
-        return NewPages(counts.cumsum(), np.frombuffer(places, np.int64), np.frombuffer(new, np.int64))
+        places: list[int] = []
+        new: list[int] = []
+        for i, item in enumerate(items, start=1):
+            pages, first = item.request.pages, item.first_new_page
+            if first < len(pages):
+                start = item.row * self._on_host.shape[1]
+                places += range(start + first, start + len(pages))
+                new += pages[first:]
+                counts[i] = len(pages) - first
+        if not new:
+            return NO_PAGES
+        there = np.array((places, new), dtype=np.int64)
+        self._on_host.reshape(-1)[there[0]] = there[1]
+        return NO_PAGES if self._is_shared else NewPages(counts.cumsum(), there[0], there[1])
 
     def slots(self, rows: Integers, positions: Integers) -> Integers:
         """Where the keys and values of positions `[T]` of `rows [T]` go."""
-        columns, rest = np.divmod(positions, self._page_size)
-        found: Integers = self._on_host[rows, columns].astype(np.int64)
+        columns = positions // self._page_size  # a sixth of the time that divmod takes
+        found: Integers = self._on_host.reshape(-1).take(rows * self._on_host.shape[1] + columns).astype(np.int64)
+        found -= columns
         found *= self._page_size
-        found += rest
+        found += positions
         return found
 
     def keep_tokens(self, rows: Tensor, token_ids: Tensor) -> None:

@@ -44,6 +44,7 @@ def registry(site: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> B
         found = load(site)
         for module in (choosing, discovery, operators):
             monkeypatch.setattr(module, "discover", lambda: found)
+        monkeypatch.setattr(discovery, "discover_serving", discovery.discover_serving.__wrapped__)
         return found
 
     return installed
@@ -99,6 +100,12 @@ def test_a_backend_that_loads_serves(registry: Broken) -> None:
     table = kernel_table.__wrapped__(torch.device("cpu"))
     assert table.notes == ()
     assert next(iter(table)).name == "fast.linear"
+
+
+def test_serving_takes_all_operators_and_kernels() -> None:
+    whole, serving = discovery.discover(), discovery.discover_serving.__wrapped__()
+    assert (serving.ops, serving.kernels) == (whole.ops, whole.kernels)
+    assert {serving.origins["ops", name] for name in serving.ops} == {whole.origins["ops", name] for name in whole.ops}
 
 
 def test_an_artifact_that_needs_it_says_that_it_is_disabled(registry: Broken) -> None:

@@ -139,7 +139,7 @@ def new_request(
     """A request that has generated `outputs` already."""
     params = params or SamplingParams(max_tokens=None)
     request = Request("parent", prompt, params, max_len=max_len, seed=seed, index=index)
-    request.token_ids += outputs
+    request.token_ids.extend(outputs)
     request.row = row
     return request
 

@@ -168,6 +168,7 @@ def test_an_aborted_request_frees_its_pages_and_flushes_its_text() -> None:
         ([1, -1], {}, "the prompt has token id -1"),
         (7, {}, "a prompt is a string or a list of token ids, got 7"),
         ([1, "a"], {}, "a prompt is a string or a list of token ids"),
+        ([1, True], {}, "a prompt is a string or a list of token ids"),
         ({"promt": "x"}, {}, "a prompt has no key 'promt'; did you mean 'prompt'?"),
         ({}, {}, "either 'prompt' or 'prompt_token_ids'"),
         ("x", {"logit_bias": {300: 1.0}}, "logit_bias has token id 300"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autodeploy.artifact.manifest import MANIFEST
-from autodeploy.llm import is_for_gpu
+from autodeploy.runtime.target import is_for_gpu
 
 SERVING = """
 import torch, autodeploy.loading
@@ -46,6 +46,16 @@ graph_from_data(json.load(open({str(tmp_path / "graph.json")!r})), {{"w": torch.
 
 def test_serving_takes_neither_transformers_nor_the_compiler() -> None:
     assert not {"transformers", "torch._dynamo", "sympy"} & imported_by(SERVING)
+
+
+def test_serving_takes_no_passes_where_no_plugin_builds_on_them() -> None:
+    passes = {"autodeploy.passes", "autodeploy.patterns", "networkx"}
+    alone = """
+from autodeploy import discovery
+ours = [point for point in discovery.entry_points(group=discovery.GROUP) if point.name == "builtin"]
+discovery.entry_points = lambda group: ours
+"""
+    assert not passes & imported_by(alone + SERVING)
 
 
 @pytest.mark.parametrize(
