@@ -61,7 +61,7 @@ CONFIGS: Mapping[str, Config] = {
 
 
 def simulate(folder: Path, name: str, windows: Sequence[Sequence[int]], device: torch.device) -> Predict:
-    """The model in `folder`, in float32, quantized by modelopt as CONFIGS has it and calibrated on `windows` of a length."""
+    """The model in `folder`, in float32, as modelopt quantizes it by CONFIGS, calibrated on `windows` of one length."""
     factory: Any = AutoModelForCausalLM
 
     def calibrate(model: Any) -> None:
