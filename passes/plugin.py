@@ -6,6 +6,7 @@ from autodeploy.kernels import BACKENDS
 from autodeploy.ops import OPS
 from autodeploy.passes.canonicalize_attention import CanonicalizeAttention
 from autodeploy.passes.canonicalize_convolutions import CanonicalizeConvolutions
+from autodeploy.passes.canonicalize_embeddings import CanonicalizeEmbeddings
 from autodeploy.passes.canonicalize_experts import CanonicalizeExperts
 from autodeploy.passes.canonicalize_heads import CanonicalizeHeads
 from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
@@ -14,6 +15,7 @@ from autodeploy.passes.canonicalize_matmuls import CanonicalizeMatmuls
 from autodeploy.passes.canonicalize_mlps import CanonicalizeMlps
 from autodeploy.passes.canonicalize_norms import CanonicalizeNorms
 from autodeploy.passes.canonicalize_rotary import CanonicalizeRotary
+from autodeploy.passes.canonicalize_rotary_tables import CanonicalizeRotaryTables
 from autodeploy.passes.choose_kernels import ChooseKernels
 from autodeploy.passes.clean_graph import CleanGraph
 from autodeploy.passes.fold_batch_norm import FoldBatchNorm
@@ -50,6 +52,7 @@ PLUGIN = Plugin(
         CleanGraph,
         FoldConstants,
         MergeCommon,
+        CanonicalizeEmbeddings,
         CanonicalizeLinears,
         CanonicalizeConvolutions,
         CanonicalizeNorms,
@@ -61,6 +64,7 @@ PLUGIN = Plugin(
         CanonicalizeMlps,
         CanonicalizeExperts,
         CanonicalizeLogits,
+        CanonicalizeRotaryTables,
         MarkPrecision,
         FoldBatchNorm,
         FuseQkv,

@@ -7,6 +7,7 @@ import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
 from autodeploy.patterns.activations import ACTIVATIONS, GATED
 from autodeploy.patterns.attention import ATTENTIONS
 from autodeploy.patterns.convolutions import CONVOLUTION_ACTIVATIONS
+from autodeploy.patterns.embeddings import EMBEDDINGS
 from autodeploy.patterns.gathered_weights import GATHERED_WEIGHTS
 from autodeploy.patterns.heads import HEADS
 from autodeploy.patterns.linears import ACTIVATED, BIASES, LINEARS
@@ -18,9 +19,11 @@ from autodeploy.patterns.rotary import ROTARY
 from autodeploy.patterns.rotary_partial import PARTIAL_ROTARY
 from autodeploy.patterns.rotary_parts import ROTARY_PARTS
 from autodeploy.patterns.rotary_rows import ROTARY_ROWS
+from autodeploy.patterns.rotary_tables import ROTARY_TABLES
 from autodeploy.patterns.scores import SCORES
 
 PATTERNS = (
+    *EMBEDDINGS,
     *LINEARS,
     *BIASES,
     *NORMS,
@@ -38,6 +41,7 @@ PATTERNS = (
     *ACTIVATIONS,
     *GATED,
     *LOGITS,
+    *ROTARY_TABLES,
     *ACTIVATED,
     *CONVOLUTION_ACTIVATIONS,
     *GATHERED_WEIGHTS,

@@ -7,6 +7,7 @@ against it, and it runs on any device.
 from autodeploy.ops.activation import ACTIVATIONS, activate, gated_activation
 from autodeploy.ops.attention import attention, paged_attention
 from autodeploy.ops.convolution import convolution, convolution_activation
+from autodeploy.ops.embedding import embedding
 from autodeploy.ops.experts import expert_linear
 from autodeploy.ops.linear import gated_linear, linear, linear_activation, residual_linear
 from autodeploy.ops.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
@@ -21,10 +22,12 @@ from autodeploy.ops.quantize import (
 )
 from autodeploy.ops.rope import rope
 from autodeploy.ops.rope_attention import rope_paged_attention
+from autodeploy.ops.rotary_tables import rotary_tables
 from autodeploy.ops.scaled_linear import scaled_gated_linear, scaled_linear
 from autodeploy.ops.soft_cap import soft_cap
 
 OPS = (
+    embedding,
     linear,
     linear_activation,
     gated_linear,
@@ -45,6 +48,7 @@ OPS = (
     layer_norm,
     add_rms_norm,
     add_layer_norm,
+    rotary_tables,
     rope,
     activate,
     gated_activation,
@@ -69,6 +73,7 @@ __all__ = [
     "convolution",
     "convolution_activation",
     "define",
+    "embedding",
     "expert_linear",
     "gated_activation",
     "gated_activation_quantize",
@@ -86,6 +91,7 @@ __all__ = [
     "rms_norm_quantize",
     "rope",
     "rope_paged_attention",
+    "rotary_tables",
     "scaled_gated_linear",
     "scaled_linear",
     "soft_cap",

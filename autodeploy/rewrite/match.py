@@ -51,9 +51,12 @@ class Match:
 
     @property
     def begin(self) -> Node:
-        """The node before which the replacement goes: the root, or an earlier one that uses another output."""
+        """The node before which the replacement goes: the first output, or what first uses one if inputs come late."""
+        first = min(self.outputs)
+        if all(node < first for node in self.inputs):
+            return first
         users = (user for output in self.outputs for user in output.users if user not in self.interior)
-        return min(users, default=self.root) if len(self.outputs) > 1 else self.root
+        return min(users, default=self.root)
 
 
 @dataclass(frozen=True)

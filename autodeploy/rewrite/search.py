@@ -149,9 +149,9 @@ class Search:
 
 
 def _nearby(state: State, steps: int) -> list[Node]:
-    """The nodes that a match covers, and those that `steps` calls may compute from what it binds, in graph order."""
-    reached = {one for one in state.bindings.values() if isinstance(one, Node)}
-    frontier, found = reached, set(state.covered)
+    """The nodes that a match covers, and those that `steps` calls may compute from them or from what it binds."""
+    bound = {one for one in state.bindings.values() if isinstance(one, Node)}
+    frontier, found = bound | state.covered, set(state.covered)
     for _ in range(steps):
         frontier = {user for node in frontier for user in node.users} - found
         found |= frontier

@@ -123,6 +123,7 @@ def _compare(
 ) -> None:
     assert len(got) == len(found), f"{where}: {len(got)} results for the pattern's {len(found)}"
     for one, other, wanted in zip(got, found, reference, strict=True):
+        assert isinstance(one, Tensor), f"{where}: a result of the replacement is a {type(one).__name__}, no tensor"
         assert one.shape == other.shape, f"{where}: the replacement is {tuple(one.shape)}, not {tuple(other.shape)}"
         assert one.dtype == other.dtype, f"{where}: the replacement is {one.dtype}, not {other.dtype}"
         error = relative_error(one, wanted)

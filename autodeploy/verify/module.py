@@ -107,7 +107,8 @@ def _like(example: Tensor, generator: torch.Generator) -> Tensor:
 def _gives_logits(gm: GraphModule) -> bool:
     """Whether a result has an entry for every row of a table that tokens are looked up in."""
     result = gm.graph.output_node().args[0]
-    tables = [node.args[0] for node in calls_of(gm.graph, torch.ops.aten.embedding.default)]
+    lookups = (torch.ops.aten.embedding.default, torch.ops.autodeploy.embedding.default)
+    tables = [node.args[0] for node in calls_of(gm.graph, *lookups)]
     assert isinstance(result, torch.fx.Node)
     width = value(result).shape[-1:]
     return any(isinstance(table, torch.fx.Node) and value(table).shape[:1] == width for table in tables)

@@ -150,6 +150,20 @@ def test_rope(width: int, rotary: int, interleaved: bool, dtype: torch.dtype, an
     check(ops.rope, draw(2, 7, 3, width, dtype=dtype), cos[None], sin[None], interleaved, bitwise_share=share)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize(("tokens", "pairs", "scaling"), [(3, 64, 1.0), (1, 10, 1.25), (700, 100, 1.0), (0, 8, 1.0)])
+def test_rotary_tables(tokens: int, pairs: int, scaling: float, interleaved: bool, dtype: torch.dtype) -> None:
+    positions = torch.randint(1 << 20, (2, 2 * tokens))[:, ::2]
+    given = (positions, 5e5 ** -(torch.arange(pairs) / pairs), dtype, scaling, interleaved)
+    largest, least_same = (2e-7, 0.8) if dtype == torch.float32 else (1e-2, 0.99)
+    for one, expected in zip(NATIVE.rotary_tables(*given), ops.rotary_tables.reference(*given), strict=True):
+        assert (one.shape, one.dtype) == (expected.shape, expected.dtype)
+        if tokens:
+            assert (one.float() - expected.float()).abs().max() <= largest
+            assert (one == expected).float().mean() > least_same
+
+
 MIXED = [(1, 70), (5, 5), (1, 1), (30, 200), (2, 130)]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autodeploy import ops
-from tests.kernels.device import DTYPES, check, device_test, draw
+from tests.kernels.device import DEVICE, DTYPES, INTERPRETED, check, close, device_test, draw, kernel
 
 
 @device_test
@@ -45,3 +45,30 @@ def test_rope(width: int, rotary: int, interleaved: bool, dtype: torch.dtype) ->
 def test_gated_activation(kind: str, dtype: torch.dtype) -> None:
     gate, up = draw(2, 3, 2 * 75, dtype=dtype).chunk(2, dim=-1)
     check(ops.gated_activation, gate, up, kind)
+
+
+@device_test
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize(("pairs", "scaling"), [(64, 1.0), (10, 1.3465735902799727)])
+def test_rotary_tables(pairs: int, scaling: float, interleaved: bool, dtype: torch.dtype) -> None:
+    positions = torch.randint(131072, (2, 5), device=DEVICE)
+    frequencies = (5e5 ** -(torch.arange(pairs) / pairs)).to(DEVICE)
+    given = (positions, frequencies, dtype, scaling, interleaved)
+    for one, other in zip(kernel(ops.rotary_tables).run(*given), ops.rotary_tables.reference(*given), strict=True):
+        assert one.dtype == dtype
+        if INTERPRETED:
+            close(one, other.float())
+        else:  # both are the device's own cosines
+            assert torch.equal(one, other)
+    assert [len(one) for one in kernel(ops.rotary_tables).run(positions[:0], *given[1:])] == [0, 0]
+
+
+@device_test
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [61, 2304])
+def test_embedding(width: int, dtype: torch.dtype) -> None:
+    weight = draw(50, 2 * width, dtype=dtype)[:, width:]
+    for ids in (torch.randint(50, (1, 7), device=DEVICE), torch.randint(50, (3, 14), device=DEVICE)[:, ::2]):
+        assert torch.equal(kernel(ops.embedding).run(weight, ids), ops.embedding.reference(weight, ids))
+    assert kernel(ops.embedding).run(weight, ids[:, :0]).shape == (3, 0, width)

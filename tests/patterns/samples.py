@@ -129,13 +129,29 @@ def outer(dtype: torch.dtype) -> dict[str, Any]:
     return {**vectors, "freqs": torch.rand(WIDTH).to(dtype), "positions": torch.randn(2, TOKENS), "dtype": dtype}
 
 
+def rotary_tables(dtype: torch.dtype) -> dict[str, Any]:
+    """Positions and frequencies that differ enough for every column to matter, and where tables are put together."""
+    dims = {"new_dim": 2, "cat_dim": -1, "heads_cat_dim": -1, "last": 3, "half": ROTATED}
+    given = {"positions": torch.randint(9, (2, TOKENS)), "frequencies": torch.rand(ROTATED), "scaling": 1.5}
+    return {**given, "compute_dtype": torch.float32, "dtype": dtype, **dims}
+
+
+def lookup(dtype: torch.dtype) -> dict[str, Any]:
+    """A table and rows of it."""
+    flags = {"padding_idx": 3, "scale_grad": False, "sparse": False}
+    return {"weight": torch.randn(7, WIDTH).to(dtype), "ids": torch.randint(7, (2, TOKENS)), **flags}
+
+
 def inputs_of(rule: Rule) -> Sampler:
     """The sampler for a pattern, by its name."""
     if rule.name in attention_samples.SAMPLERS:
         return attention_samples.SAMPLERS[rule.name]
+    if "rotary_tables" in rule.name:
+        return rotary_tables
     if "rope" in rule.name:
         return sampler_of_rotary(rule.name)
     named = {
+        "embedding": lookup,
         "linear": projection,
         "linear_by_matmul": projection,
         "linear_with_bias": projection,

@@ -20,6 +20,18 @@ def product_and_difference(x: Expr, w: Expr) -> tuple[Expr, Expr]:
     return swish * w, swish - w
 
 
+def _of_squares(x: Expr) -> tuple[Expr, Expr]:
+    grown = Call(aten.exp.default, (Call(aten.square.default, (x,)),))
+    return Call(aten.cos.default, (grown,)), Call(aten.sin.default, (grown,))
+
+
+@rewrite(_of_squares)
+def cosine_and_sine(x: Expr) -> tuple[Expr, Expr]:
+    """Two results that have all but the last call in common, none of which they read themselves."""
+    squared = Call(aten.exp.default, (x * x,))
+    return Call(aten.cos.default, (squared,)), Call(aten.sin.default, (squared,))
+
+
 @rewrite(lambda x: (Call(aten.silu.default, (x,)), Call(aten.neg.default, (Call(aten.silu.default, (x,)),))))
 def swish_and_opposite(x: Expr) -> tuple[Expr, Expr]:
     """A result that is a part of the other."""
@@ -41,6 +53,12 @@ def test_results_that_are_no_parts_of_each_other_are_found() -> None:
     gm = graph_of(function)
     assert rewritten(gm, product_and_difference).total == 1
     assert "aten.sigmoid.default" not in targets(gm)
+
+
+def test_results_behind_what_they_have_in_common_are_found() -> None:
+    gm = graph_of(lambda x, y, w: (lambda squared: squared.cos() * squared.sin())((x * x).exp()))
+    assert rewritten(gm, cosine_and_sine).total == 1
+    assert targets(gm).count("aten.exp.default") == 1
 
 
 def test_an_output_that_is_used_before_the_last_one_is_there() -> None:

@@ -44,6 +44,13 @@ def like_halves(gate: Tensor, up: Tensor, kind: str) -> str | None:
     return one_dtype(gate, up) or known_kind(gate, kind)
 
 
+def plain_positions(positions: Tensor, frequencies: Tensor, *options: Any, **named: Any) -> str | None:
+    """Positions in int64, and frequencies in float32."""
+    if (positions.dtype, frequencies.dtype) != (torch.int64, torch.float32):
+        return f"positions are {positions.dtype} and frequencies {frequencies.dtype}, not int64 and float32"
+    return None
+
+
 def wide_angles(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> str | None:
     """Angles of x's dtype or in float32."""
     if cos.dtype != sin.dtype or cos.dtype not in (torch.float32, x.dtype):

@@ -76,6 +76,11 @@ template <class T, class C>
 void rope(const Team& team, const T* x, long tokens, long heads, long width, long token_stride, long head_stride,
           const C* cosines, const C* sines, long rotary, bool interleaved, T* out);
 
+// cosines, sines [tokens, 2 * pairs] of positions times frequencies [pairs], as ops.rotary_tables has them.
+template <class T>
+void rotary_tables(const Team& team, const int64_t* positions, long tokens, const float* frequencies, long pairs,
+                   float scaling, bool interleaved, T* cosines, T* sines);
+
 template <class T>
 struct Attention {
     const T *q, *k, *v;              // [T, H, D], [T, Hk, D], [T, Hk, Dv], heads and elements contiguous

@@ -16,11 +16,13 @@ from autodeploy.kernels.triton import gated_linear, linear, packed_experts, resi
 from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.attention import paged_attention, rope_paged_attention
 from autodeploy.kernels.triton.attention_config import AttentionConfig, candidates
+from autodeploy.kernels.triton.embedding import embedding
 from autodeploy.kernels.triton.experts import expert_linear
 from autodeploy.kernels.triton.launch import INTERPRETED
 from autodeploy.kernels.triton.norm import add_rms_norm, rms_norm
 from autodeploy.kernels.triton.register_quantized import quantized_kernels
 from autodeploy.kernels.triton.rope import rope
+from autodeploy.kernels.triton.rotary_tables import rotary_tables
 from autodeploy.ops import CanonicalOp
 
 BACKEND = "triton"
@@ -49,6 +51,8 @@ def register() -> tuple[Kernel, ...]:
         _kernel(ops.packed_expert_linear, packed_experts.packed_expert_linear, packed_experts.declines),
         _kernel(ops.rms_norm, rms_norm, _narrow_rows),
         _kernel(ops.add_rms_norm, add_rms_norm, _narrow_sums),
+        _kernel(ops.embedding, embedding, _dense_table),
+        _kernel(ops.rotary_tables, rotary_tables, _float_frequencies),
         _kernel(ops.rope, rope, _wide_angles),
         _kernel(ops.gated_activation, gated_activation, _like_halves),
         _attention(ops.paged_attention, paged_attention, _one_cache_dtype),
@@ -128,6 +132,18 @@ def _narrow_sums(
     x: Tensor, residual: Tensor, weight: Tensor | None, eps: float, offset: float = 0.0, scale_in_float32: bool = False
 ) -> str | None:
     return _narrow_rows(x, weight, eps) or _one_dtype(x, residual)
+
+
+def _dense_table(weight: Tensor, ids: Tensor) -> str | None:
+    if ids.dtype != torch.int64:
+        return f"the ids are {ids.dtype}, not int64"
+    return None if weight.stride(1) == 1 else "the rows of the table have gaps"
+
+
+def _float_frequencies(
+    positions: Tensor, frequencies: Tensor, dtype: torch.dtype, scaling: float = 1.0, interleaved: bool = False
+) -> str | None:
+    return None if frequencies.dtype == torch.float32 else f"the frequencies are {frequencies.dtype}, not float32"
 
 
 def _wide_angles(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> str | None:
