@@ -137,7 +137,7 @@ def test_nothing_is_fused_without_a_kernel_or_fuel() -> None:
 
 
 def test_a_step_writes_over_what_nobody_needs() -> None:
-    """Every sum of a layer lies where the one before was; the rows of the last layer are selected, which copies them."""
+    """Every sum of a layer lies where the one before was; selecting the rows of the last layer copies them."""
     config = tiny_config("llama")
     source = MemorySource(dict(tiny_model(config).state_dict()))
     wanted = families.build(config, source).program
