@@ -31,9 +31,7 @@ def encode_e2m1(x: Tensor) -> Tensor:
 
     What lies beyond 6 becomes 6, as the specification asks of conversions that saturate.
     """
-    magnitudes = torch.tensor(E2M1, dtype=torch.float32, device=x.device)
-    middles = (magnitudes[1:] + magnitudes[:-1]) / 2
-    size = x.abs().float().contiguous()
-    above, below = (torch.bucketize(size, middles, right=right) for right in (True, False))
-    code = torch.where(above % 2 == 0, above, below)  # they differ where x is a middle: one of two codes is even
+    size = x.abs().float()
+    small, large = (2 * size).round(), torch.where(size < 4, size.round() + 2, (size / 2).round() + 4)
+    code = torch.where(size < 2, small, large).clamp_(max=len(E2M1) - 1)
     return pack_nibbles(code + 8 * torch.signbit(x))

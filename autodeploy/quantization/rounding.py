@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.quantization.formats import BLOCK, MAXIMUM, spread
-from autodeploy.quantization.nibbles import E2M1, decode_e2m1, encode_e2m1, pack_nibbles
+from autodeploy.quantization.nibbles import E2M1, encode_e2m1, pack_nibbles
 from autodeploy.quantization.scheme import Scheme
 
 ENDS = (6.0, 5.5, 4.5, 4.0)
@@ -92,8 +92,11 @@ def _e4m3(scale: Tensor) -> Tensor:
 
 def _loss_in_e2m1(groups: Tensor, scale: Tensor) -> Tensor:
     """What groups `[N, G, 16]` lose under scales `[N, G]`, squared."""
-    step = _nonzero(scale).unsqueeze(-1)
-    return (decode_e2m1(encode_e2m1(groups / step)) * step - groups).square().sum(-1)
+    step = _nonzero(scale)
+    size = groups.abs() / step.unsqueeze(-1)
+    pitch = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))  # from one number to the next
+    near = (size / pitch).round_().mul_(pitch).clamp_(max=E2M1[-1])
+    return near.sub_(size).square_().sum(-1) * step.square()
 
 
 def _round_mxfp4(wide: Tensor, scheme: Scheme, largest: Tensor, dtype: torch.dtype) -> Parts:
