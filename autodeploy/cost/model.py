@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,13 +28,15 @@ class CostModel:
     """Counts what steps of one program cost. Its graph's weights are on the meta device.
 
     Where the graph has only some of the layers, `times` says for how many calls each stands. `twins` are weights that
-    share the memory of another.
+    share the memory of another. What was counted for so many rows is kept, for the graph stays as it is.
     """
 
     graph_module: GraphModule
     spec: ProgramSpec
     times: Callable[[Node], float] = once
     twins: frozenset[str] = frozenset()
+    _works: dict[tuple[int, int], list[Work]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _peaks: dict[tuple[int, int], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, artifact: Artifact) -> CostModel:
@@ -44,7 +46,10 @@ class CostModel:
 
     def works(self, shape: StepShape) -> list[Work]:
         """What each operator does in a step, in order."""
-        return count_works(self.graph_module, shape, self._inputs(shape), self.times)
+        rows = (shape.num_requests, shape.num_tokens)
+        if rows not in self._works:
+            self._works[rows] = count_works(self.graph_module, self._inputs(shape), self.times)
+        return [one.at(shape) for one in self._works[rows]]
 
     def cost(self, shape: StepShape) -> Cost:
         """The least that a step costs: each weight is read once, and so is the cache of each request.
@@ -60,7 +65,10 @@ class CostModel:
 
     def peak_bytes(self, shape: StepShape) -> int:
         """The memory that a step takes for its activations."""
-        return peak_bytes(self.graph_module, self._inputs(shape))
+        rows = (shape.num_requests, shape.num_tokens)
+        if rows not in self._peaks:
+            self._peaks[rows] = peak_bytes(self.graph_module, self._inputs(shape))
+        return self._peaks[rows]
 
     def alive_bytes(self, shape: StepShape) -> list[tuple[str, int]]:
         """The same after each call of the step, by its name, in order."""

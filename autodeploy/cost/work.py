@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,15 @@ CANONICAL = "autodeploy"
 
 Kind = Literal["matmul", "experts", "attention", "rows"]
 """Products with a weight; those of experts; attention over the cache; everything else, which streams rows."""
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What attention does for each token of the cache that its queries see, and for each pair of a query and a key."""
+
+    window: int | None
+    bytes_per_token: float
+    flops_per_pair: float
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,15 @@ class Work:
     """Whether its weight has 8 bits an element or fewer."""
     num_decoded: float = 0.0
     """Elements of its weight that are widened to 16 bits as they are multiplied."""
+    attended: Attended | None = None
+
+    def at(self, shape: StepShape) -> Work:
+        """The same where each request has as many tokens in the cache as in `shape`."""
+        if self.attended is None:
+            return self
+        seen, pairs = (shape.num_requests * one(self.attended.window) for one in (shape.num_seen, shape.num_pairs))
+        cache, flops = seen * self.attended.bytes_per_token, pairs * self.attended.flops_per_pair
+        return replace(self, cache_bytes=cache, num_flops=flops)
 
     @property
     def num_bytes(self) -> float:
@@ -54,14 +72,13 @@ class Work:
         return sum(self.weight_bytes.values()) + self.cache_bytes + self.row_bytes
 
 
-def count_works(
-    graph_module: GraphModule, shape: StepShape, inputs: list[Tensor], times: Callable[[Node], float]
-) -> list[Work]:
+def count_works(graph_module: GraphModule, inputs: list[Tensor], times: Callable[[Node], float]) -> list[Work]:
     """The work of each call of a graph that moves or computes something, in its order; views do neither.
 
-    `inputs` are on the meta device, and so are the graph's weights. `times` says for how many calls one stands.
+    `inputs` are on the meta device, and so are the graph's weights. `times` says for how many calls one stands. What
+    attention does follows from the tokens in the cache: `Work.at` adds it.
     """
-    counter = _Counter(graph_module, shape, times)
+    counter = _Counter(graph_module, times)
     counter.run(*inputs)
     return counter.works
 
@@ -69,9 +86,9 @@ def count_works(
 class _Counter(Interpreter):
     """Runs a graph on tensors without data, and writes down what each call does."""
 
-    def __init__(self, graph_module: GraphModule, shape: StepShape, times: Callable[[Node], float]) -> None:
+    def __init__(self, graph_module: GraphModule, times: Callable[[Node], float]) -> None:
         super().__init__(graph_module)
-        self.shape, self.times = shape, times
+        self.times = times
         self.works: list[Work] = []
 
     def call_function(self, target: Callable[..., Any] | str, args: Any, kwargs: Any) -> Any:
@@ -103,12 +120,13 @@ class _Counter(Interpreter):
             module_path(node),
             str((rows[0] if rows else outs[0]).dtype).removeprefix("torch."),
             self._weights(node, named, outs[0]),
-            self._cache(named) if attends else 0.0,
+            0.0,
             float(sum(one.nbytes for one in (*rows, *outs))) if not _looks_up(target) else 2.0 * outs[0].nbytes,
-            self._attention(named) if attends else self._product(target, named, outs[0]),
+            0.0 if attends else self._product(target, named, outs[0]),
             self.times(node),
             any(self.env[one].itemsize == 1 for one in node.all_input_nodes if one.op == "get_attr"),
             float(len(self.env[named["weight"]]) * rows[0].shape[-1]) if target is PACKED else 0.0,
+            self._attended(named) if attends else None,
         )
         self.works.append(work)
 
@@ -134,15 +152,11 @@ class _Counter(Interpreter):
             return float(2 * out.numel() * weight[0].numel())
         return float(2 * out.shape[:-1].numel() * len(weight) * width) if weight.ndim == 2 else 0.0
 
-    def _cache(self, named: Mapping[str, Any]) -> float:
-        pages = (self.env[named[name]] for name in ("key_pages", "value_pages"))
+    def _attended(self, named: Mapping[str, Any]) -> Attended:
+        pages = [self.env[named[name]] for name in ("key_pages", "value_pages")]
         a_token = sum(one.shape[1] * one.shape[3] * one.itemsize for one in pages)
-        return float(self.shape.num_requests * self.shape.num_seen(named["window"]) * a_token)
-
-    def _attention(self, named: Mapping[str, Any]) -> float:
-        widths = self.env[named["key_pages"]].shape[3] + self.env[named["value_pages"]].shape[3]
-        pairs = self.shape.num_requests * self.shape.num_pairs(named["window"])
-        return float(2 * pairs * self.env[named["q"]].shape[-2] * widths)
+        a_pair = 2 * self.env[named["q"]].shape[-2] * sum(one.shape[3] for one in pages)
+        return Attended(named["window"], float(a_token), float(a_pair))
 
 
 def _kind(target: torch._ops.OpOverload, named: Mapping[str, Any]) -> Kind:
