@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 from autodeploy import artifact
 from autodeploy.artifact import Artifact
 from autodeploy.errors import ArtifactError, InputError, nearest
+from autodeploy.foresight import foresee
 from autodeploy.hub.checkpoint import describe_checkpoint
 from autodeploy.job import Job
 from autodeploy.plan import Plan, checkpoint_decisions
 from autodeploy.progress import NullProgress, Progress, stage
 from autodeploy.quality.search import Limits
 from autodeploy.quality.text import SAMPLE, read_text
+from autodeploy.runtime.foreseen import FILE
 from autodeploy.workpiece import Made, Wishes, make
 
 LOAD_FORMATS = ("auto", "random")
@@ -106,6 +109,10 @@ def _save(out: Path, job: Job, made: Made, fingerprint: str) -> Artifact:
     assert compiled.spec is not None, "a model of transformers has a spec"
     origin = {"fingerprint": fingerprint, "gpu": job.choice.gpu.name, "model": job.origin}
     runs = {"program": compiled.spec.as_dict(), "tuning": compiled.tuning.as_dict()}
+    assets: dict[str, Path | bytes] = {**artifact.tokenizer_assets(job.files.folder)}
+    kernels = foresee(compiled, job.device)
+    if kernels is not None:
+        assets[FILE] = json.dumps(kernels.as_dict()).encode()
     return artifact.save(
         out,
         name=job.files.reference,
@@ -118,7 +125,7 @@ def _save(out: Path, job: Job, made: Made, fingerprint: str) -> Artifact:
         recipe=compiled.recipe.as_dict(),
         history=[report.as_dict() for report in compiled.history],
         details={**origin, **made.evidence, **runs},
-        assets=artifact.tokenizer_assets(job.files.folder),
+        assets=assets,
     )
 
 

@@ -13,13 +13,13 @@ from autodeploy.artifact import Artifact
 from autodeploy.artifact.weights import Reading
 from autodeploy.discovery import kernel_table
 from autodeploy.errors import InputError, RecipeError, UnsupportedError, nearest
+from autodeploy.foresight import conditions_of, rehearsed
 from autodeploy.hardware import choose_gpu
 from autodeploy.kernels import native
 from autodeploy.program import Program, ProgramSpec
 from autodeploy.runtime.clock import Phases
 from autodeploy.runtime.compiler import Compiler
-from autodeploy.runtime.core import EngineCore, captured
-from autodeploy.runtime.graphs import large_buckets
+from autodeploy.runtime.core import EngineCore
 from autodeploy.runtime.rehearsal import rehearse
 from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.tuning import sites_of, tune
@@ -48,9 +48,10 @@ def load_core(
     phases = phases or Phases()
     program, reading = _begin(found, gpu, capture)
     phases.mark("graph")
-    buckets = captured(program, resolved)
-    if compiler is not None and buckets:
-        compiler.compile(rehearse(program, resolved, (*buckets, *large_buckets(resolved.max_num_tokens))))
+    steps = rehearsed(program, resolved)
+    if compiler is not None and steps:
+        foreseen = compiler.conditions == conditions_of(program.device, resolved, steps)
+        compiler.compile(() if foreseen else rehearse(program, resolved, steps))
     phases.mark("kernels")
     reading.wait()
     phases.mark("weights")

@@ -18,7 +18,7 @@ def load(start: Start) -> Core:
     folder = Path(start.artifact)
     if not is_for_gpu(folder):
         return _load(folder, start)
-    compiler = Compiler()  # gets ready while this process does
+    compiler = Compiler(folder)  # gets ready while this process does
     try:
         return _load(folder, start, compiler)
     finally:

@@ -1,7 +1,8 @@
-"""`python -m autodeploy.runtime.compile_server`: compiles kernels for a process that is busy with other things.
+"""`python -m autodeploy.runtime.compile_server [FOLDER]`: compiles kernels for a process that is busy otherwise.
 
-Each line that it reads asks for kernels, which are compiled at once and go to Triton's cache. An empty one asks whether
-they are there: it is answered with a line, when they are. The GPU is never touched, so that the process may fork.
+First those that are foreseen in an artifact's folder. Then each line that it reads asks for kernels, which are compiled
+at once; all go to Triton's cache. An empty line asks whether they are there: it is answered with a line, when they are.
+The GPU is never touched, so that the process may fork.
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from importlib import import_module
 from multiprocessing import get_context
 from operator import attrgetter
+from pathlib import Path
 from typing import Any, TextIO
 
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.cache import triton_key
+from triton.runtime.jit import JITFunction
+
+from autodeploy.runtime.foreseen import Foreseen, read_foreseen
 
 MOST_PROCESSES = 32
 
@@ -37,10 +42,12 @@ class Described:
         return 0
 
 
-def serve(requests: TextIO, answers: TextIO) -> None:
-    """Compile what each request asks for."""
+def serve(requests: TextIO, answers: TextIO, foreseen: Foreseen | None = None) -> None:
+    """Compile what is foreseen, and what each request asks for."""
     under_way: list[Future[bool]] = []
     with ProcessPoolExecutor(min(os.cpu_count() or 1, MOST_PROCESSES), get_context("fork")) as pool:
+        if foreseen is not None:
+            under_way = [pool.submit(_compile, GPUTarget(*foreseen.target), *kernel) for kernel in foreseen.kernels]
         for line in requests:
             if line.strip():
                 request = json.loads(line)
@@ -53,8 +60,10 @@ def serve(requests: TextIO, answers: TextIO) -> None:
 def _compile(target: GPUTarget, module: str, name: str, described: str) -> bool:
     """Compile one kernel of a module, which Triton has described, and what launches it; whether that worked."""
     driver.set_active(Described(target))
-    function: Any = attrgetter(name)(import_module(module))
     try:
+        function: Any = attrgetter(name)(import_module(module))
+        if not isinstance(function, JITFunction):
+            return False
         compiled = function.preload(described)
         if target.backend == "cuda":
             from triton.backends.nvidia.driver import CudaLauncher
@@ -79,4 +88,4 @@ def prepare() -> None:
 
 if __name__ == "__main__":
     prepare()
-    serve(sys.stdin, sys.stdout)
+    serve(sys.stdin, sys.stdout, read_foreseen(Path(sys.argv[1])) if sys.argv[1:] else None)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
+
+from autodeploy.runtime.foreseen import Job, read_foreseen
 
 SERVER = "autodeploy.runtime.compile_server"
 Wanted = dict[str, tuple[str, str]]
@@ -17,41 +20,48 @@ Wanted = dict[str, tuple[str, str]]
 class Compiler:
     """A process that compiles kernels into Triton's cache on disk, in as many processes as there are cores.
 
-    Start it early: it takes as long to get ready as whatever else imports torch.
+    Start it early: it takes as long to get ready as whatever else imports torch. It then compiles what is foreseen in
+    the artifact of `folder`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        foreseen = None if folder is None else read_foreseen(folder)
+        given = () if foreseen is None else (str(folder),)  # it reads a long list by itself: a pipe would be full
         self._process = subprocess.Popen(
-            [sys.executable, "-m", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", SERVER, *given], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self.conditions: Mapping[str, Any] = {} if foreseen is None else foreseen.conditions
+        """Where these hold, all kernels were foreseen."""
+        self._asked = set() if foreseen is None else {described for _, _, described in foreseen.kernels}
 
     def compile(self, steps: Iterable[object]) -> int:
-        """Compile what `steps` launch and is not compiled in this process; how many kernels that were.
+        """Compile what `steps` launch, is not compiled in this process and was not foreseen; how many that were.
 
         Those are not launched, so that a step computes nothing of meaning. While one is taken, what those before it
         launch is compiled. A kernel that does not compile is left to whoever launches it: there the error is raised.
+        Waits for what was foreseen, too.
         """
-        asked: set[str] = set()
+        foreseen = len(self._asked)
         with _gathering() as wanted:
             for _ in steps:
-                self._ask({described: one for described, one in wanted.items() if described not in asked})
-                asked.update(wanted)
-        if asked:
+                jobs = [one for one in _jobs(wanted) if one[2] not in self._asked]
+                if jobs:
+                    self._ask(_target(), jobs)
+        self._wait()
+        return len(self._asked) - foreseen
+
+    def _wait(self) -> None:
+        if self._asked:
             from triton.runtime.cache import triton_key
 
             self._send("")
             triton_key()  # a hash of all of Triton, which this process needs to find what is compiled
             assert self._process.stdout is not None
             self._process.stdout.readline()
-        return len(asked)
 
-    def _ask(self, wanted: Wanted) -> None:
-        if wanted:
-            from triton.runtime import driver
-
-            target = driver.active.get_current_target()
-            request = {"target": [target.backend, target.arch, target.warp_size], "kernels": list(_jobs(wanted))}
-            self._send(json.dumps(request))
+    def _ask(self, target: tuple[str, int, int], jobs: Sequence[Job]) -> None:
+        self._send(json.dumps({"target": target, "kernels": jobs}))
+        self._asked.update(described for _, _, described in jobs)
 
     def _send(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -83,5 +93,20 @@ def _gathering() -> Iterator[Wanted]:
         knobs.runtime.jit_cache_hook = before
 
 
-def _jobs(wanted: Wanted) -> Iterator[list[str]]:
-    return ([module, name, described] for described, (module, name) in wanted.items())
+def _jobs(wanted: Wanted) -> list[Job]:
+    return [(module, name, described) for described, (module, name) in wanted.items()]
+
+
+def _target() -> tuple[str, int, int]:
+    from triton.runtime import driver
+
+    target = driver.active.get_current_target()
+    return target.backend, target.arch, target.warp_size
+
+
+def noted(steps: Iterable[object]) -> tuple[tuple[str, int, int], tuple[Job, ...]]:
+    """What `steps` would have compiled, and for which GPU; they launch nothing."""
+    with _gathering() as wanted:
+        for _ in steps:
+            pass
+    return _target(), tuple(_jobs(wanted))

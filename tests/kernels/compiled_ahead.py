@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import MockTensor
 
+from autodeploy.kernels.triton.activation import _gated_activation_kernel
 from autodeploy.runtime.compile_server import Described
-from autodeploy.runtime.compiler import Compiler
+from autodeploy.runtime.compiler import Compiler, noted
+from autodeploy.runtime.foreseen import FILE, Foreseen, read_foreseen
 from tests.kernels.scaled_add import broken, scaled_add
 
 
@@ -32,6 +35,13 @@ def launches(*, warmup: bool) -> Iterator[int]:
     if not warmup:
         broken.run(x, grid=(1,), warmup=False, BLOCK=16)
         yield 0
+
+
+def gates() -> Iterator[int]:
+    """A kernel of ours, which an artifact may name."""
+    x = MockTensor(torch.float32, [4, 64])
+    _gated_activation_kernel.run(*[x] * 3, 64, 64, 64, "silu", False, grid=(1,), warmup=False, BLOCK=64)
+    yield 0
 
 
 def num_compiled(what: str = "*.cubin") -> int:
@@ -56,4 +66,15 @@ dead._process.kill()
 dead._process.wait()
 assert dead.compile(scaled_add.run(*[x] * 3, 200, 5, grid=(1,), warmup=False, BLOCK=256) for _ in range(2)) == 1
 dead.close()
+target, kernels = noted(gates())
+foreign = (("tests.kernels.scaled_add", "scaled_add", kernels[0][2]),)
+written = Foreseen({"page_size": 16}, target, (*kernels, *foreign))
+folder = Path(os.environ["TRITON_CACHE_DIR"]).parent
+(folder / FILE).write_text(json.dumps(written.as_dict()))
+assert read_foreseen(folder) == Foreseen(written.conditions, target, kernels), "a foreign module would be imported"
+ahead = Compiler(folder)
+assert ahead.conditions == written.conditions
+assert ahead.compile(gates()) == 0, "it was foreseen"
+ahead.close()
+assert num_compiled() == 4
 print("ok")
