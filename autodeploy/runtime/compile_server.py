@@ -22,7 +22,8 @@ from triton.runtime import driver
 from triton.runtime.cache import triton_key
 from triton.runtime.jit import JITFunction
 
-from autodeploy.runtime.foreseen import Foreseen, read_foreseen
+from autodeploy.kernels.cuda.compile import Variant, binary
+from autodeploy.runtime.foreseen import CUDA, Foreseen, read_foreseen
 
 MOST_PROCESSES = 32
 
@@ -61,6 +62,8 @@ def _compile(target: GPUTarget, module: str, name: str, described: str) -> bool:
     """Compile one kernel of a module, which Triton has described, and what launches it; whether that worked."""
     driver.set_active(Described(target))
     try:
+        if module == CUDA:
+            return _compile_variant(target, described)
         function: Any = attrgetter(name)(import_module(module))
         if not isinstance(function, JITFunction):
             return False
@@ -71,6 +74,14 @@ def _compile(target: GPUTarget, module: str, name: str, described: str) -> bool:
             CudaLauncher(compiled.src, compiled.metadata)
     except Exception:  # whoever launches it compiles it again, and is told why it fails
         return False
+    return True
+
+
+def _compile_variant(target: GPUTarget, described: str) -> bool:
+    """Compile one kernel in CUDA C++."""
+    source, entry, numbers = json.loads(described)
+    variant = Variant(source, entry, tuple((name, int(number)) for name, number in numbers))
+    binary(variant, divmod(target.arch, 10))
     return True
 
 

@@ -8,9 +8,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from autodeploy.runtime.foreseen import Job, read_foreseen
+from autodeploy.runtime.foreseen import CUDA, Job, read_foreseen
+
+if TYPE_CHECKING:  # which imports torch
+    from autodeploy.kernels.cuda.compile import Variant
 
 SERVER = "autodeploy.runtime.compile_server"
 Wanted = dict[str, tuple[str, str]]
@@ -79,16 +82,22 @@ def _gathering() -> Iterator[Wanted]:
     """Note kernels that would be compiled, and neither compile nor launch them."""
     from triton import knobs
 
+    from autodeploy.kernels.cuda.noting import noting
+
     wanted: Wanted = {}
 
     def note(*, fn: Any, compile: dict[str, Any], **_: Any) -> bool:  # noqa: A002 (Triton's name)
         wanted[compile["specialization_data"]] = (fn.module, fn.name)
         return True
 
+    def note_variant(variant: Variant) -> None:
+        wanted[json.dumps([variant.source, variant.entry, variant.numbers])] = (CUDA, variant.source)
+
     before = knobs.runtime.jit_cache_hook
     knobs.runtime.jit_cache_hook = note
     try:
-        yield wanted
+        with noting(note_variant):
+            yield wanted
     finally:
         knobs.runtime.jit_cache_hook = before
 

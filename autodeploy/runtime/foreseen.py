@@ -12,8 +12,14 @@ FILE = "kernels.json"
 OURS = "autodeploy.kernels.triton."
 """Where kernels are that may be imported because a file says so."""
 
+CUDA = "CUDA C++"
+"""Stands for the module of kernels that are compiled by NVRTC."""
+
 Job = tuple[str, str, str]
-"""A kernel's module and name, and the text in which Triton describes what it is to be compiled for."""
+"""A kernel's module and name, and the text in which Triton describes what it is to be compiled for.
+
+Of a kernel in CUDA C++: `CUDA`, its file, and as JSON what makes its `Variant`.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def read_foreseen(folder: Path) -> Foreseen | None:
         return Foreseen(
             data["conditions"],
             (str(backend), int(arch), int(warp_size)),
-            tuple(one for one in kernels if one[0].startswith(OURS)),
+            tuple(one for one in kernels if one[0].startswith(OURS) or one[0] == CUDA),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

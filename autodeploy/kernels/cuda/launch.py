@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autodeploy.errors import AutodeployError
 from autodeploy.kernels.cuda.compile import Variant, binary
+from autodeploy.kernels.cuda.noting import is_noted
 
 Argument = Tensor | int | ctypes.Structure | ctypes.Array[Any] | None
 """A tensor or None is passed as where its data begins, an int as 32 bits, a structure by value."""
@@ -38,6 +39,8 @@ def launch(
 
     The first launch of a variant compiles and loads it, which no CUDA graph may hold. Raises CompileError, LaunchError.
     """
+    if is_noted(variant):
+        return
     from cuda.bindings import driver
 
     function = _function(variant, device)
