@@ -13,6 +13,7 @@ from torch.fx.node import map_aggregate
 
 from autodeploy.capture import capture_graph
 from autodeploy.graph.aliases import why_kept
+from autodeploy.graph.selection import without_selection
 from autodeploy.kernels import Kernel, KernelTable
 from autodeploy.kernels.native import why_unavailable
 from autodeploy.kernels.native.steps import RecordedSteps, why_not_recordable
@@ -100,11 +101,14 @@ class Program:
             notes.append(f"steps run without CUDA graphs, since {waiting[0]} waits for the device")
         self.notes = tuple(note for note in notes if note is not None)
         """What the user should know of how the program runs."""
-        module = GraphModule(nn.Module(), bound)
-        self._run: Callable[..., Tensor] = module.forward
-        records = device.type == "cpu" and capture is None and why_not_recordable(bound) is None
-        records = records and why_unavailable() is None
-        self._decode = RecordedSteps(bound, self._weights) if records else None
+        self._run = _callable_of(bound)
+        self._run_whole, self._decode = self._run, None
+        if capture != "compile":  # another graph would take as long to compile again
+            whole, _ = bind(without_selection(graph_module.graph), table, device, tuning.choices)
+            self._run_whole = _callable_of(whole)
+            records = device.type == "cpu" and capture is None and why_not_recordable(whole) is None
+            records = records and why_unavailable() is None
+            self._decode = RecordedSteps(whole, self._weights) if records else None
 
     @property
     def vocab_size(self) -> int:
@@ -143,14 +147,23 @@ class Program:
         step = [_as_row(name, getattr(inputs, name)) for name in self._order]
         if self._decode is not None and _is_recorded(inputs):
             return self._decode.run(step, cache)[0]
-        logits: Tensor = self._run(*step, *cache, *self._weights)
-        return logits[0]
+        run = self._run_whole if _wants_all_rows(inputs) else self._run
+        return run(*step, *cache, *self._weights)[0]
+
+
+def _callable_of(bound: Graph) -> Callable[..., Tensor]:
+    run: Callable[..., Tensor] = GraphModule(nn.Module(), bound).forward
+    return run
+
+
+def _wants_all_rows(inputs: StepInputs) -> bool:
+    return len(inputs.input_ids) == len(inputs.logit_rows)
 
 
 def _is_recorded(inputs: StepInputs) -> bool:
     """Whether a step is a decode of few rows: larger ones take the host no time to speak of."""
     rows = len(inputs.input_ids)
-    return rows <= _MOST_RECORDED_ROWS and rows == len(inputs.context_len) == len(inputs.logit_rows)
+    return rows <= _MOST_RECORDED_ROWS and rows == len(inputs.context_len) and _wants_all_rows(inputs)
 
 
 def _as_row(name: str, tensor: Tensor) -> Tensor:

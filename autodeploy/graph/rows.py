@@ -18,6 +18,7 @@ from torch.fx import GraphModule, Node
 import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
 from autodeploy.errors import UnsupportedError
 from autodeploy.graph.nodes import arguments, calls_of, is_call, module_of
+from autodeploy.graph.selection import selects_logits
 
 if TYPE_CHECKING:  # passes are loaded to serve, which takes no transformers
     from transformers import PretrainedConfig
@@ -47,18 +48,13 @@ _MIXERS = ("conv", "group_norm", "instance_norm", "scaled_dot_product_attention"
 def check_rows(gm: GraphModule) -> None:
     """Raise UnsupportedError naming the module and the operator that mixes tokens, or that counts them by itself."""
     for node in gm.graph.nodes:
-        if node.op != "call_function" or node.target is torch.ops.autodeploy.attention.default or _selects_logits(node):
+        if node.op != "call_function" or node.target is torch.ops.autodeploy.attention.default or selects_logits(node):
             continue
         reason = _mixes_tokens(node) or _offsets_positions(node)
         if reason is not None:
             raise UnsupportedError(
                 f"{module_of(node)}: {node.target} {reason}; only attention may depend on what else is in the row"
             )
-
-
-def _selects_logits(node: Node) -> bool:
-    """Whether a call picks the rows that the runtime asks for."""
-    return is_call(node, aten.index_select.default) and getattr(node.args[2], "target", None) == "logit_rows"
 
 
 def check_attention_count(gm: GraphModule, config: PretrainedConfig) -> None:

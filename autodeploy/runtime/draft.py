@@ -52,8 +52,8 @@ class Draft:
         for request, row, start, count in zip(requests, row_list, first_list, count_list, strict=True):
             token_ids.extend(request.token_ids[start : start + count] or (tables.unknown(row),))
         logit_rows, kept_in, sampled, logit_counts = ends - 1, rows, None, None
-        if any(wants_prompt):
-            logit_rows, kept_in, sampled, logit_counts = _prompt_logits(items, rows, ends, tables.scrap_row)
+        if any(wants_prompt) or (len(token_ids) == len(items) and not all(samples)):
+            logit_rows, kept_in, sampled, logit_counts = _more_logits(items, rows, ends, tables.scrap_row)
         elif not all(samples):
             logit_rows, kept_in = logit_rows[list(samples)], rows[list(samples)]
         return cls(
@@ -118,11 +118,16 @@ def _fill(into: Integers, values: Integers, rest: int) -> None:
         into[count:] = rest
 
 
-def _prompt_logits(
+def _more_logits(
     items: Sequence[BatchItem], rows: Integers, ends: Integers, scrap_row: int
 ) -> tuple[Integers, Integers, Integers, tuple[int, ...]]:
-    """`logit_rows`, `kept_in`, `sampled` and `logit_counts` where some item wants the logits of each of its tokens."""
-    counts = tuple(item.num_tokens if item.wants_prompt_rows else int(item.samples) for item in items)
+    """`logit_rows`, `kept_in`, `sampled` and `logit_counts` of a step with more rows of logits than it samples from.
+
+    Either some item wants the logits of each of its tokens, or each has a single one: then no row is left out, since
+    such a step is padded to one that computes all rows.
+    """
+    is_decode = ends[-1] == len(items)
+    counts = tuple(one.num_tokens if one.wants_prompt_rows else int(one.samples or is_decode) for one in items)
     sampling = np.array([item.samples for item in items])
     logit_rows = np.concatenate([np.arange(end - count, end) for count, end in zip(counts, ends, strict=True)])
     sampled = np.cumsum(counts, dtype=np.int64)[sampling] - 1

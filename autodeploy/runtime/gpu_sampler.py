@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.kernels.triton.sampling import Bias, Penalized, Rules, sample
+from autodeploy.runtime.packing import Kept
 from autodeploy.runtime.penalties import Penalties
 from autodeploy.runtime.request import Request
 from autodeploy.runtime.sampler import biases_of, takes_argmax
@@ -24,15 +25,16 @@ class GpuSampler:
         self._penalties = Penalties(vocab_size, max_batch_size, device)
         self._device = device
 
-    def most_likely(self, logits: Tensor) -> Tensor:
-        """The first of the largest in each row of `logits [N, vocab_size]`: int64 `[N]`."""
-        return sample(logits)
+    def most_likely(self, logits: Tensor, kept: Kept | None = None) -> Tensor:
+        """The first of the largest in each row of `logits [N, vocab_size]`: int64 `[N]`, which `kept` gets as well."""
+        return sample(logits, kept=kept)
 
-    def sample(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
-        """Token ids int64 `[N]` for N requests, from `logits [N, vocab_size]` of any floating dtype, left unchanged."""
-        if takes_argmax(requests):
-            return sample(logits)
-        return sample(logits, self._rules(requests))
+    def sample(self, logits: Tensor, requests: Sequence[Request], kept: Kept | None = None) -> Tensor:
+        """Token ids int64 `[N]` for N requests, from `logits [N, vocab_size]` of any floating dtype, left unchanged.
+
+        `kept` gets them as well.
+        """
+        return sample(logits, None if takes_argmax(requests) else self._rules(requests), kept)
 
     def _rules(self, requests: Sequence[Request]) -> Rules:
         """The rules of all requests, in one copy but for what few of them have."""

@@ -15,6 +15,7 @@ class StepInputs:
 
     `input_ids`, `position_ids`, `slots` are int64 `[T]`, `query_start` int32 `[B + 1]`, `context_len` int32 `[B]`,
     `page_table` int32 `[B, P]`, `logit_rows` int64 `[R]`. Their meaning is that of `ops.attention.paged_attention`.
+    Where R is T, the rows are all of them, in their order: a model need not read `logit_rows` then.
     """
 
     input_ids: Tensor

@@ -60,6 +60,17 @@ class PackedStep(NamedTuple, Generic[Array]):
         return cls(*(words[start:end] for start, end in pairwise(_ends(size))))
 
 
+class Kept(NamedTuple):
+    """Where a step's tokens are kept for the next one: in `rows` int64 `[N]` of `last_tokens` int64, on the device."""
+
+    last_tokens: Tensor
+    rows: Tensor
+
+    def keep(self, token_ids: Tensor) -> None:
+        """Keep `token_ids` int64 `[N]`."""
+        self.last_tokens[self.rows] = token_ids
+
+
 @lru_cache(maxsize=256)
 def _ends(size: StepSize) -> tuple[int, ...]:
     """Where the first part of a step begins in the words that hold it, and where each of them ends."""

@@ -95,8 +95,7 @@ class Runner:
         requests = [item.request for item in sampling]
         token_ids = computed.token_ids
         if not takes_argmax(requests):
-            token_ids = self._sampler.sample(computed.logits, requests)
-            self._tables.keep_tokens(computed.kept_in, token_ids)
+            token_ids = self._sampler.sample(computed.logits, requests, self._tables.kept(computed.kept_in))
         self._exchange.fetch(token_ids)
         return Launched(batch, self._exchange, _sampled_logprobs(computed.logits, sampling, token_ids), prompt_logprobs)
 
@@ -119,8 +118,7 @@ class Runner:
     def _compute(self, step: PackedStep[Tensor]) -> Computed:
         """Run a step on the device, and keep the likeliest tokens: most requests ask for them, and it costs little."""
         logits = self._model.forward(self._tables.inputs_of(step), self._cache)
-        token_ids = self._sampler.most_likely(logits)
-        self._tables.keep_tokens(step.kept_in, token_ids)
+        token_ids = self._sampler.most_likely(logits, self._tables.kept(step.kept_in))
         return Computed(logits, token_ids, step.kept_in)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.runtime.draws import uniform_draws
+from autodeploy.runtime.packing import Kept
 from autodeploy.runtime.penalties import Penalties
 from autodeploy.runtime.request import Request
 from autodeploy.runtime.transfer import to_device
@@ -23,12 +24,18 @@ class Sampler:
         self._penalties = Penalties(vocab_size, max_batch_size, device)
         self._device = device
 
-    def most_likely(self, logits: Tensor) -> Tensor:
-        """The first of the largest in each row of `logits [N, vocab_size]`: int64 `[N]`."""
-        return most_likely(logits)
+    def most_likely(self, logits: Tensor, kept: Kept | None = None) -> Tensor:
+        """The first of the largest in each row of `logits [N, vocab_size]`: int64 `[N]`, which `kept` gets as well."""
+        return _and_kept(most_likely(logits), kept)
 
-    def sample(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
-        """Token ids int64 `[N]` for N requests, from `logits [N, vocab_size]` of any floating dtype, left unchanged."""
+    def sample(self, logits: Tensor, requests: Sequence[Request], kept: Kept | None = None) -> Tensor:
+        """Token ids int64 `[N]` for N requests, from `logits [N, vocab_size]` of any floating dtype, left unchanged.
+
+        `kept` gets them as well.
+        """
+        return _and_kept(self._choose(logits, requests), kept)
+
+    def _choose(self, logits: Tensor, requests: Sequence[Request]) -> Tensor:
         if takes_argmax(requests):
             return most_likely(logits)
         logits = self._adjust(logits.float(), requests)
@@ -98,6 +105,12 @@ class Sampler:
 
     def _column(self, values: Sequence[float]) -> Tensor:
         return to_device(torch.tensor(values, dtype=torch.float64), self._device).unsqueeze(1)
+
+
+def _and_kept(token_ids: Tensor, kept: Kept | None) -> Tensor:
+    if kept is not None:
+        kept.keep(token_ids)
+    return token_ids
 
 
 def most_likely(logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from autodeploy.kernels import triton
 from autodeploy.runtime.batch import BatchItem
 from autodeploy.runtime.model import StepInputs
-from autodeploy.runtime.packing import Integers, PackedStep
+from autodeploy.runtime.packing import Integers, Kept, PackedStep
 
 
 class NewPages(NamedTuple):
@@ -74,9 +74,9 @@ class Tables:
         found += positions
         return found
 
-    def keep_tokens(self, rows: Tensor, token_ids: Tensor) -> None:
-        """Remember `token_ids` int64 `[N]` as the last ones of `rows` int64 `[N]`, both on the device."""
-        self._last_tokens[rows] = token_ids
+    def kept(self, rows: Tensor) -> Kept:
+        """Where the last tokens of `rows` int64 `[N]` are kept."""
+        return Kept(self._last_tokens, rows)
 
     def inputs_of(self, step: PackedStep[Tensor]) -> StepInputs:
         """What the model takes for a step that is on the device, whose table learns of its new pages.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autodeploy.runtime.packing import Kept
 from autodeploy.runtime.request import Request
 from autodeploy.runtime.sampler import Sampler
 from autodeploy.runtime.sampling_params import SamplingParams
@@ -168,3 +169,14 @@ def test_most_likely() -> None:
     assert torch.equal(sampling.sample(logits), logits.argmax(-1))
     logits[:, 40] = logits[:, 30] = 100.0
     assert sampling.sample(logits.half()).tolist() == [30] * 5
+
+
+@device_test
+@pytest.mark.parametrize("drawn", [False, True])
+def test_what_is_chosen_is_kept_for_the_next_step(drawn: bool) -> None:
+    logits = torch.randn(3, 101, device=DEVICE)
+    requests = requests_of({}, 3)
+    kept = Kept(torch.full((6,), -1, device=DEVICE), torch.tensor([4, 0, 2], device=DEVICE))
+    chosen = sampling.sample(logits, rules_of(requests, 101) if drawn else None, kept)
+    assert kept.last_tokens[kept.rows].tolist() == chosen.tolist()
+    assert kept.last_tokens[[1, 3, 5]].tolist() == [-1] * 3

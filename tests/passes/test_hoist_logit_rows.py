@@ -9,6 +9,7 @@ import torch
 from torch.fx import Graph, Node
 
 from autodeploy.graph.nodes import calls_of, value
+from autodeploy.graph.selection import without_selection
 from autodeploy.program import Program
 from autodeploy.testing.families import VOCAB_SIZE, tiny_config, tiny_model
 from autodeploy.weights import MemorySource
@@ -53,6 +54,17 @@ def test_logits_of_some_rows_are_those_of_all(model_type: str) -> None:
     some = [10, 3, 3, 0]
     assert error(logits(program, tokens, some), everything[some]) <= 1e-5
     assert logits(program, tokens, []).shape == (0, VOCAB_SIZE)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_a_step_of_all_rows_selects_none(model_type: str) -> None:
+    """Which is seen by rows that would be others."""
+    made = built(model_type)
+    tokens = torch.randint(3, VOCAB_SIZE, (11,)).tolist()
+    everything = logits(made.program, tokens, list(range(11)))
+    assert torch.equal(logits(made.program, tokens, [0] * 11), everything)
+    assert not calls_of(without_selection(made.graph_module.graph), torch.ops.aten.index_select.default)
+    assert calls_of(made.graph_module.graph, torch.ops.aten.index_select.default), "the graph itself stays as it is"
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma3_text"])

@@ -53,7 +53,7 @@ def run(program: Program, cache: list[Tensor], items: list[BatchItem], size: Ste
     return program.forward(tables.inputs_of(packed_of(items, tables, size)), cache)[: len(items)]
 
 
-@pytest.mark.parametrize("size", [(16, 8), (12, 12), (13, 2), (9, 3)])
+@pytest.mark.parametrize("size", [(16, 8), (12, 11), (13, 2), (9, 3)])
 def test_padding_changes_nothing(program: Program, size: tuple[int, int]) -> None:
     items = [item(2, [3, 9, 1], 0, 8), item(0, [5], 0, 1)]
     with torch.inference_mode():
@@ -71,7 +71,7 @@ def test_padding_changes_nothing(program: Program, size: tuple[int, int]) -> Non
 
 def test_an_unknown_token_is_the_last_of_its_row() -> None:
     tables = new_tables()
-    tables.keep_tokens(torch.tensor([1, 3]), torch.tensor([41, 43]))
+    tables.kept(torch.tensor([1, 3])).keep(torch.tensor([41, 43]))
     packed = packed_of([item(3, [0, 1], 5, 1, num_known=5), item(1, [2], 0, 2)], tables)
     assert packed.token_ids.tolist()[0] == tables.unknown(3) < 0
     inputs = tables.inputs_of(packed)
@@ -86,7 +86,7 @@ def test_an_unknown_token_is_the_last_of_its_row() -> None:
 @pytest.mark.parametrize("num_known", [5, 6])
 def test_the_host_begins_a_step_as_a_device_does(num_known: int) -> None:
     tables = new_tables()
-    tables.keep_tokens(torch.arange(ROWS), torch.randint(100, (ROWS,)))
+    tables.kept(torch.arange(ROWS)).keep(torch.randint(100, (ROWS,)))
     step = packed_of([item(3, [0, 1], 5, 1, num_known), item(1, [2], 0, 2)], tables, StepSize(6, 3, 3, 2))
     one, other = tables.inputs_of(step), tables.plain_inputs_of(step)
     for name in StepInputs.__dataclass_fields__:
@@ -110,6 +110,20 @@ def test_logits_are_asked_for_where_something_is_sampled_or_explained() -> None:
     assert draft.sampled is not None
     assert draft.sampled.tolist() == [2, 4]
     assert draft.logit_counts == (2, 1, 2)
+
+
+def test_a_padded_decode_step_has_logits_of_all_rows_in_their_order(program: Program) -> None:
+    items = [item(2, [3, 9], 5, 1), item(0, [5], 0, 1, samples=False), item(1, [1], 2, 1)]
+    draft = Draft.of(items, new_tables())
+    assert draft.logit_rows.tolist() == [0, 1, 2]
+    assert draft.kept_in.tolist() == [2, ROWS, 1]
+    assert draft.sampled is not None
+    assert draft.sampled.tolist() == [0, 2]
+    with torch.inference_mode():
+        caches = [program.new_cache(PAGES + 1, PAGE_SIZE) for _ in range(2)]
+        plain = run(program, caches[0], items, None)
+        padded = run(program, caches[1], items, StepSize(8, 8, 8, 7))
+    assert error(padded, plain) <= 1e-6
 
 
 def test_a_device_with_memory_of_its_own_is_told_of_new_pages_once() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autodeploy.kernels.triton.drawing import LOG2_E, draw_in_id_order, draw_nearest_first, uniform_draw
 from autodeploy.kernels.triton.launch import await_inputs, overlap
+from autodeploy.runtime.packing import Kept
 
 GREEDY_BELOW = tl.constexpr(1e-5)
 CHUNK = 4096  # tokens a program adjusts
@@ -128,6 +129,8 @@ def _choose_kernel(
     near_distances,
     near_ids,
     token_ids,
+    last_tokens,
+    kept_in,
     vocab_size,
     chunks,
     overlapped: tl.constexpr,
@@ -135,7 +138,7 @@ def _choose_kernel(
     BLOCK: tl.constexpr,  # noqa: N803
     NEAR: tl.constexpr,  # noqa: N803
 ) -> None:
-    """The token of one row; the most likely one where no temperatures are given."""
+    """The token of one row, the most likely one where no temperatures are given; it also goes to its last tokens."""
     await_inputs(overlapped)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.arange(0, CHUNKS)
@@ -169,12 +172,14 @@ def _choose_kernel(
                     near_distances + row * NEAR, near_ids + row * NEAR, BLOCK, NEAR,
                 )  # fmt: skip
     tl.store(token_ids + row, token.to(tl.int64))
+    if last_tokens is not None:
+        tl.store(last_tokens + tl.load(kept_in + row), token.to(tl.int64))
 
 
-def sample(logits: Tensor, rules: Rules | None = None) -> Tensor:
+def sample(logits: Tensor, rules: Rules | None = None, kept: Kept | None = None) -> Tensor:
     """Token ids int64 `[N]` for `logits [N, V]` of any floating dtype, left unchanged; without rules, the most likely.
 
-    Among equally likely tokens, the lowest id comes first.
+    Among equally likely tokens, the lowest id comes first. `kept` gets them as well.
     """
     count, vocab_size = logits.shape
     logits = logits if logits.stride(1) == 1 else logits.contiguous()
@@ -221,6 +226,8 @@ def sample(logits: Tensor, rules: Rules | None = None) -> Tensor:
         near_distances,
         near_ids,
         token_ids,
+        kept and kept.last_tokens,
+        kept and kept.rows,
         vocab_size,
         chunks,
         CHUNKS=triton.next_power_of_2(chunks),

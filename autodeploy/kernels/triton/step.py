@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from autodeploy.kernels.triton.launch import await_inputs, overlap
 from autodeploy.runtime.packing import PackedStep
 
 BLOCK = 2048  # numbers a program moves at a time
@@ -34,9 +35,11 @@ def _begin_kernel(
     num_requests,
     num_rows,
     width,
+    overlapped: tl.constexpr,
     BLOCK: tl.constexpr,  # noqa: N803
 ) -> None:
     """One request, whose row no other program touches; behind all of them, one block of tokens."""
+    await_inputs(overlapped)
     request = tl.program_id(0)
     lane = tl.arange(0, BLOCK)
     if request < num_requests:
@@ -90,5 +93,6 @@ def begin_step(step: PackedStep[Tensor], table: Tensor, last_tokens: Tensor) -> 
         width,
         BLOCK=BLOCK,
         num_warps=8,
+        **overlap(table.device),
     )
     return input_ids, step_table, query_start, context_len
