@@ -72,7 +72,8 @@ def main() -> None:
             told = "  ".join(f"{seconds:8.2f}" for _, seconds in best)
             print(f"{name:5} {rows:5} norm/projection twice: {told}  {best[2][0]} -> {best[3][0]}", flush=True)
             if options.json is not None:
-                options.json.write_text(json.dumps(results, indent=1))
+                machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+                options.json.write_text(json.dumps({**machine, "results": results}, indent=1))
 
 
 if __name__ == "__main__":
