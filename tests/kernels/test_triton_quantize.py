@@ -10,11 +10,13 @@ from torch import Tensor
 
 from autodeploy import ops
 from autodeploy.ops import CanonicalOp
-from tests.kernels.device import DEVICE, DTYPES, device_test, draw, kernel
+from tests.kernels.device import DEVICE, DTYPES, INTERPRETED, device_test, draw, kernel
 
 FORMATS = ["fp8", "int8"]
 STATIC = [None, 0.02]
 GROUPS = [(96, 0), (75, 0), (256, 128), (384, 128), (96, 32)]
+ROWS = (2, 3) if INTERPRETED else (3, 6)
+"""On a GPU, more than are left to kernels in CUDA C++."""
 
 
 def check(op: CanonicalOp, *args: Any) -> None:
@@ -24,7 +26,7 @@ def check(op: CanonicalOp, *args: Any) -> None:
         assert (out.shape, out.dtype) == (one.shape, one.dtype)
         difference = (out.float() - one.float()).norm() / one.float().norm()
         assert difference <= (1e-6 if out.dtype == torch.float32 else 1e-2)
-        assert (out.float() != one.float()).float().mean() <= 5e-3 or out.dtype == torch.float32
+        assert (out.float() != one.float()).float().mean() <= 1e-2 or out.dtype == torch.float32
 
 
 def static(scale: float | None) -> Tensor | None:
@@ -37,7 +39,7 @@ def static(scale: float | None) -> Tensor | None:
 @pytest.mark.parametrize("scale", STATIC)
 @pytest.mark.parametrize(("width", "group"), GROUPS)
 def test_quantize(width: int, group: int, scale: float | None, format: str, dtype: torch.dtype) -> None:
-    x = draw(2, 3, 2 * width, dtype=dtype)[..., width:] * 3
+    x = draw(*ROWS, 2 * width, dtype=dtype)[..., width:] * 3
     x[0, 1] = 0  # whose scale is one
     check(ops.quantize, x, format, group, static(scale))
     check(ops.quantize, x[1, 0], format, group, static(scale))
@@ -49,7 +51,7 @@ def test_quantize(width: int, group: int, scale: float | None, format: str, dtyp
 @pytest.mark.parametrize(("width", "group"), GROUPS)
 @pytest.mark.parametrize(("offset", "wide"), [(0.0, False), (1.0, True)])
 def test_norms(width: int, group: int, scale: float | None, format: str, offset: float, wide: bool) -> None:
-    both, weight = draw(2, 3, 2 * width, dtype=torch.float16), draw(width, dtype=torch.float16)
+    both, weight = draw(*ROWS, 2 * width, dtype=torch.float16), draw(width, dtype=torch.float16)
     x, residual = both[..., :width], both[..., width:]
     how = (1e-5, offset, wide, format, group, static(scale))
     check(ops.rms_norm_quantize, x, weight, *how)
@@ -61,7 +63,7 @@ def test_norms(width: int, group: int, scale: float | None, format: str, offset:
 @pytest.mark.parametrize("kind", list(ops.ACTIVATIONS))
 def test_gates(kind: str) -> None:
     for (width, group), format in zip(GROUPS, [*FORMATS, *FORMATS, "fp8"], strict=True):
-        gate, up = draw(2, 3, 2 * width, dtype=torch.float16).chunk(2, dim=-1)
+        gate, up = draw(*ROWS, 2 * width, dtype=torch.float16).chunk(2, dim=-1)
         check(ops.gated_activation_quantize, gate, up, kind, format, group, None)
         check(ops.gated_activation_quantize, gate, up, kind, format, group, static(0.02))
 

@@ -1,4 +1,7 @@
-"""Activations in 8 bits, alone or on their way out of the norm or gate that makes them: one pass over each row."""
+"""Activations in 8 bits, alone or on their way out of the norm or gate that makes them: one pass over each row.
+
+Few rows leave most multiprocessors idle: where CUDA C++ can be compiled, `kernels.cuda.quantize` shares them out.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from autodeploy.kernels.cuda import quantize as shared_out
 from autodeploy.kernels.triton.activation import activation
 from autodeploy.kernels.triton.launch import await_inputs, overlap
 from autodeploy.kernels.triton.rows import dense, rows_of
@@ -174,7 +178,9 @@ def quantize(x: Tensor, format: str, group: int = 0, scale: Tensor | None = None
     """`ops.quantize` for rows that one program can hold and groups of a power of two."""
     values, scales = _results(x, format, group, scale)
     rows = rows_of(x)
-    if x.numel():
+    if shared_out.serves(rows, group=group, scale=scale):
+        shared_out.quantize(rows, values, scales)
+    elif x.numel():
         operands = (rows, values, scales, scale, rows.stride(0), rows.shape[1])
         _quantize_kernel[(rows.shape[0],)](*operands, **_options(rows, group, scale))
     return values, scales
@@ -228,9 +234,12 @@ def _norm(
     rows = rows_of(x)
     if not rows.numel():
         return
-    residuals = None if residual is None else rows_of(residual)
+    residuals, weight = None if residual is None else rows_of(residual), dense(weight)
+    if shared_out.serves(rows, residuals, weight, group=group, scale=scale):
+        shared_out.norm_and_quantize(rows, residuals, weight, total, values, scales, how)
+        return
     strides = (rows.stride(0), 0 if residuals is None else residuals.stride(0))
-    operands = (rows, residuals, dense(weight), total, values, scales, scale, *strides, rows.shape[1])
+    operands = (rows, residuals, weight, total, values, scales, scale, *strides, rows.shape[1])
     _norm_kernel[(rows.shape[0],)](*operands, *how, **_options(rows, group, scale))
 
 
@@ -240,7 +249,9 @@ def gated_activation_quantize(
     """`ops.gated_activation_quantize` for such rows."""
     values, scales = _results(gate, format, group, scale)
     gates, ups = rows_of(gate), rows_of(up)
-    if gate.numel():
+    if kind in shared_out.GATES and shared_out.serves(gates, ups, group=group, scale=scale):
+        shared_out.gate_and_quantize(gates, ups, kind, values, scales)
+    elif gate.numel():
         operands = (gates, ups, values, scales, scale, gates.stride(0), ups.stride(0), gates.shape[1])
         _gate_kernel[(gates.shape[0],)](*operands, kind, **_options(gates, group, scale))
     return values, scales
