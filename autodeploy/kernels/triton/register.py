@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autodeploy import ops
+from autodeploy.kernels.cuda import gated_tiles
 from autodeploy.kernels.table import Kernel, Tunable
 from autodeploy.kernels.triton import gated_linear, linear, packed_experts, residual_linear, tiles_linear
 from autodeploy.kernels.triton.activation import gated_activation
@@ -35,6 +36,7 @@ TILES = Tunable(tiles_linear.candidates, tiles_linear.bind, tiles_linear.TileCon
 SUMMED = replace(SKINNY, bind=residual_linear.bind)
 SUMMED_TILES = replace(TILES, bind=residual_linear.bind_tiles)
 GATED_TILES = replace(TILES, configs=tiles_linear.gated_candidates)
+GATED_BY_HAND = Tunable(gated_tiles.candidates, gated_tiles.bind, gated_tiles.GatedTileConfig)
 LIBRARY = torch.library.Library("autodeploy_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
@@ -45,6 +47,7 @@ def register() -> tuple[Kernel, ...]:
         replace(_kernel(ops.gated_linear, gated_linear.gated_linear, _one_gated_dtype), tunable=GATED),
         _tuned(ops.linear, "tma", linear.linear, _one_matmul_dtype, TILES),
         _tuned(ops.gated_linear, "tma", gated_linear.gated_linear, _one_gated_dtype, GATED_TILES),
+        _tuned(ops.gated_linear, "cuda", gated_linear.gated_linear, _one_gated_dtype, GATED_BY_HAND),
         _tuned(ops.gated_linear, "library", gated_linear.library, _one_gated_dtype),
         *_summed(),
         _kernel(ops.expert_linear, expert_linear, _one_expert_dtype),
