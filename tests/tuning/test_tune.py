@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.kernels import Kernel, KernelTable, builtin_kernels
-from autodeploy.ops import linear
+from autodeploy.ops import linear, residual_linear
 from autodeploy.tuning import ROWS, Matmul, tune_matmuls
 from autodeploy.tuning.dispatch import tuned_linear
 
@@ -27,6 +28,20 @@ def test_every_choice_gives_the_right_numbers() -> None:
         x = torch.randn(rows, 512, dtype=torch.float16, device="cuda")
         expected = x.double() @ weight.double().T
         assert float((run(x, weight).double() - expected).norm() / expected.norm()) < 2e-3
+
+
+def test_a_residual_is_added_by_every_choice() -> None:
+    """Timing writes over residuals; what is checked, and what runs later, starts from whole ones."""
+    matmul = replace(MATMUL, has_residual=True)
+    table = builtin_kernels("cuda")
+    choices = tune_matmuls([matmul], table, max_rows=128)
+    weight = torch.randn(256, 512, dtype=torch.float16, device="cuda")
+    for kernels in (table, table.overwriting()):
+        run = tuned_linear(matmul, choices, kernels, residual_linear.reference)
+        for rows in (1, 5, 40, 100):
+            x, residual = (torch.randn(rows, width, dtype=torch.float16, device="cuda") for width in (512, 256))
+            expected = x.double() @ weight.double().T + residual.double()
+            assert float((run(x, weight, residual).double() - expected).norm() / expected.norm()) < 2e-3
 
 
 def test_what_is_wrong_is_never_chosen() -> None:
