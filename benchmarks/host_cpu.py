@@ -8,6 +8,7 @@ and of prompts that come after a pause in which the caches of the processor are 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
 from collections import defaultdict
@@ -29,7 +30,7 @@ from autodeploy.runtime.scheduler import Scheduler
 from autodeploy.runtime.settings import RuntimeSettings
 
 PAGES, MAX_LEN = 20000, 131072
-SETTINGS = RuntimeSettings(max_batch_size=256, max_num_tokens=8192, num_pages=PAGES, prefix_reuse=False)
+SETTINGS = RuntimeSettings(max_batch_size=1024, max_num_tokens=8192, num_pages=PAGES, prefix_reuse=False)
 PARAMS = SamplingParams(max_tokens=1000, temperature=0, ignore_eos=True)
 ELSEWHERE = np.zeros(1 << 23)
 
@@ -76,13 +77,13 @@ def measure() -> list[dict[str, object]]:
     buckets = captured_buckets(SETTINGS.max_num_tokens, SETTINGS.max_batch_size)
     runner = Runner(Idle(), PAGES, SETTINGS.page_size, SETTINGS.max_batch_size, MAX_LEN, buckets, capture)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    loads = [(size, 16, 60) for size in (1, 8, 64, 256)] + [(1, length, 1) for length in (128, 4096)] * 20
+    loads = [(size, 16, 60) for size in (1, 8, 64, 256, 1024)] + [(1, length, 1) for length in (128, 4096)] * 20
     for size, length, steps in loads:
         np.add(ELSEWHERE, 1, out=ELSEWHERE)
         for kind, phases in serve(runner, size, length, steps):
             for phase, microseconds in phases.items():
                 found[kind][phase].append(microseconds)
-    wanted = [f"decode:{size}" for size in (1, 8, 64, 256)] + ["prompt:128", "prompt:4096"]
+    wanted = [f"decode:{size}" for size in (1, 8, 64, 256, 1024)] + ["prompt:128", "prompt:4096"]
     return [{"step": kind, **{phase: round(median(some)) for phase, some in found[kind].items()}} for kind in wanted]
 
 
@@ -91,6 +92,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)  # as a worker does
+    gc.collect()
+    gc.freeze()
     rows = measure()
     for row in rows:
         print(row, flush=True)

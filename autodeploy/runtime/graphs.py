@@ -29,9 +29,14 @@ class Bucket(NamedTuple):
     num_requests: int
 
     @property
+    def is_decode(self) -> bool:
+        """Whether each request has one token."""
+        return self.num_tokens == self.num_requests
+
+    @property
     def size(self) -> StepSize:
         """All of it: a row of logits for each request, and the new pages of whole prompts where there may be some."""
-        num_pages = self.num_requests if self.num_tokens == self.num_requests else MOST_NEW_PAGES
+        num_pages = self.num_requests if self.is_decode else MOST_NEW_PAGES
         return StepSize(self.num_tokens, self.num_requests, self.num_requests, num_pages)
 
 
@@ -76,8 +81,7 @@ def fitting(buckets: Iterable[Bucket], num_tokens: int, num_requests: int) -> Bu
     """The first of its kind (decode or mixed) of some buckets, smallest first, that a step fits in without waste."""
     decode = num_tokens == num_requests
     for bucket in buckets:
-        alike = (bucket.num_tokens == bucket.num_requests) is decode
-        if alike and num_tokens <= bucket.num_tokens and num_requests <= bucket.num_requests:
+        if num_tokens <= bucket.num_tokens and num_requests <= bucket.num_requests and bucket.is_decode is decode:
             few = decode or bucket.num_tokens <= SMALL_STEP or bucket.num_tokens - num_tokens <= MOST_PADDING
             return bucket if few else None
     return None
@@ -125,11 +129,14 @@ class StepGraphs:
             words = Draft.of_nobody().words(bucket.size, tables).to(device)
             captured = capture(partial(step, PackedStep.over(words, bucket.size)))
             self._steps[bucket] = CapturedStep(bucket.size, words, *captured)
-        self._buckets = sorted(self._steps)
+        self._buckets = {
+            decode: sorted(one for one in self._steps if one.is_decode is decode) for decode in (True, False)
+        }
 
     def find(self, size: StepSize) -> CapturedStep | None:
         """The graph for a step, if there is one."""
-        bucket = fitting(self._buckets, size.num_tokens, size.num_requests)
+        buckets = self._buckets[size.num_tokens == size.num_requests]
+        bucket = fitting(buckets, size.num_tokens, size.num_requests)
         return self._steps[bucket] if bucket is not None and bucket.size.holds(size) else None
 
 

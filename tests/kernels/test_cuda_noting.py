@@ -10,10 +10,10 @@ import torch
 
 compilers = pytest.importorskip("triton.backends.compiler")
 
-from autodeploy.kernels.cuda.compile import Variant
-from autodeploy.kernels.cuda.launch import launch
-from autodeploy.runtime import compile_server, compiler
-from autodeploy.runtime.foreseen import CUDA
+from autodeploy.kernels.cuda.compile import Variant  # noqa: E402
+from autodeploy.kernels.cuda.launch import launch  # noqa: E402
+from autodeploy.runtime import compile_server, compiler  # noqa: E402
+from autodeploy.runtime.foreseen import CUDA  # noqa: E402
 
 ONE = Variant("some.cu", "entry", (("ROWS", 8),))
 
