@@ -27,7 +27,10 @@ if TYPE_CHECKING:  # which needs transformers
 
 
 def foresee(compiled: Compiled, device: torch.device) -> Foreseen | None:
-    """The kernels of an engine over a compiled model; None where its GPU is not here, or has too little memory."""
+    """The kernels of an engine over a compiled model; None where it captures nothing, or its GPU is not here, or full.
+
+    They are those of every step that is captured: with time, unlike at a start, none need be left out.
+    """
     if device.type != "cuda" or not torch.cuda.is_available() or triton.why_unavailable() is not None:
         return None
     assert compiled.spec is not None, "a model that is served has a spec"
@@ -37,10 +40,13 @@ def foresee(compiled: Compiled, device: torch.device) -> Foreseen | None:
         weights = _stand_ins(graph_module.graph, device)
         program = Program(graph_module, weights, kernel_table(device), device, compiled.spec, tuning=compiled.tuning)
         steps = rehearsed(program, settings)
-        target, kernels = noted(rehearse(program, settings, steps))
+        if not steps:
+            return None
+        alone = Bucket(settings.max_num_tokens, 1)  # a long prompt, which the cache's size is found by, too
+        target, kernels = noted(rehearse(program, settings, (*steps, alone)))
     except torch.OutOfMemoryError:  # whoever loads it looks again
         return None
-    return Foreseen(conditions_of(device, settings, steps), target, kernels) if kernels else None
+    return Foreseen(conditions_of(device, settings, steps), target, kernels)
 
 
 def rehearsed(model: Model, settings: RuntimeSettings) -> tuple[Bucket, ...]:

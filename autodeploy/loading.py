@@ -20,7 +20,7 @@ from autodeploy.program import Program, ProgramSpec
 from autodeploy.runtime.clock import Phases
 from autodeploy.runtime.compiler import Compiler
 from autodeploy.runtime.core import EngineCore
-from autodeploy.runtime.rehearsal import rehearse
+from autodeploy.runtime.rehearsal import classes, rehearse
 from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.tuning import sites_of, tune
 
@@ -51,7 +51,7 @@ def load_core(
     steps = rehearsed(program, resolved)
     if compiler is not None and steps:
         foreseen = compiler.conditions == conditions_of(program.device, resolved, steps)
-        compiler.compile(() if foreseen else rehearse(program, resolved, steps))
+        compiler.compile(() if foreseen else rehearse(program, resolved, classes(steps)))
     phases.mark("kernels")
     reading.wait()
     phases.mark("weights")

@@ -19,7 +19,7 @@ from autodeploy.runtime.tables import Tables
 
 @torch.inference_mode()
 def rehearse(model: Model, settings: RuntimeSettings, buckets: Iterable[Bucket]) -> Iterator[Bucket]:
-    """Run a step of each class of sizes, as it is asked for, and sample from it, greedily and not.
+    """Run a step of each size, as it is asked for, and sample from it, greedily and not.
 
     What it computes means nothing. The largest come first, whose kernels take longest to compile. The cache has one
     page, which belongs to nobody.
@@ -29,7 +29,7 @@ def rehearse(model: Model, settings: RuntimeSettings, buckets: Iterable[Bucket])
     cache = model.new_cache(1, page_size)
     tables = Tables(1, max_pages, page_size, 0, model.device)
     sampler = choose_sampler(model, 1)
-    for bucket in sorted(classes(buckets), reverse=True):
+    for bucket in sorted(buckets, reverse=True):
         step = PackedStep.over(Draft.of_nobody().words(bucket.size, tables).to(model.device), bucket.size)
         tables.inputs_of(step)  # where kernels are noted and not launched, this leaves numbers that are no tokens
         logits = model.forward(tables.plain_inputs_of(step), cache)

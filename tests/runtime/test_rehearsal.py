@@ -30,7 +30,7 @@ class Watched(FakeModel):
 
 def test_every_class_of_sizes_is_run_with_pages_as_they_will_be() -> None:
     model, buckets = Watched(), (*decode_buckets(40), *mixed_buckets(64, 40))
-    run = list(rehearse(model, RuntimeSettings(page_size=4, max_batch_size=40), buckets))
+    run = list(rehearse(model, RuntimeSettings(page_size=4, max_batch_size=40), classes(buckets)))
     assert model.shapes == [(one.num_tokens, one.num_requests, 16) for one in run]
     assert run == sorted(classes(buckets), reverse=True)
 
