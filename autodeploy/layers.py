@@ -102,7 +102,7 @@ class Draft(Generic[PassModel, Settings]):
 
     def set(self, key: str, value: Any) -> None:
         """Apply one `--set key=value`."""
-        where = f"--set {key}={value}"
+        where = f"--set {key}={_written(value)}"
         section, *path = key.split(".")
         if section not in ("passes", "plan", "runtime") or len(path) not in (1, 2):
             raise RecipeError(
@@ -231,6 +231,13 @@ class Draft(Generic[PassModel, Settings]):
 def _inserted(place: Place, providers: Mapping[str, str]) -> _Entry:
     who = f"plugin {providers.get(place.name, 'unknown')}"
     return _Entry(place.name, Origin(who, place.why, f"inserted by {who} {place.why}"))
+
+
+def _written(value: Any) -> str:
+    """A value as people write it, which YAML reads `on` and `off` of as booleans."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def _below(recipe: Recipe, key: Key) -> Where:

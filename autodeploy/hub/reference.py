@@ -57,7 +57,10 @@ def resolve(
             f"{reference!r} is not a model: "
             "expected a Hub id such as Qwen/Qwen3-0.6B, a folder, a .gguf file or pkg:NAME"
         )
-    folder = download(match["id"], revision or match["revision"], weights=weights, progress=progress)
+    try:
+        folder = download(match["id"], revision or match["revision"], weights=weights, progress=progress)
+    except ModelError as error:
+        raise ModelError(f"{error}{_near_here(Path(match['id']))}") from error
     return ModelFiles(reference, folder, "hub", folder.name)
 
 
@@ -88,6 +91,12 @@ def _nearest_path(path: Path) -> str:
         return f"neither does {path.parent}"
     close = closest(path.name, (entry.name for entry in path.parent.iterdir()))
     return "give a model folder or a .gguf file" if close is None else f"did you mean {close!r}?"
+
+
+def _near_here(path: Path) -> str:
+    """A suggestion for who meant a model folder, and named none: what is no path is looked for on the Hub."""
+    close = closest(path.name, (one.parent.name for one in path.parent.glob("*/config.json")))
+    return "" if close is None else f"; did you mean the folder {str(path.with_name(close))!r}?"
 
 
 def _other_contents(folder: Path) -> str:

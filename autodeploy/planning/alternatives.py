@@ -107,7 +107,7 @@ def _gain(estimate: Estimate, scheme: str, sizes: Iterable[int], context: int) -
     for size in sizes:
         shape = StepShape(size, 1, context)
         before, after = estimate.step(shape), in_scheme(estimate, shape, scheme)
-        steps.append(f"{_times(before.seconds / after.seconds)} at batch {size}")
+        steps.append(f"{gain_of(before.seconds / after.seconds)} at batch {size}")
     return (
         f"decode would be {' and '.join(steps)}, and {saved_bytes(estimate, scheme) / 1e9:.1f} GB of weights less;"
         " it changes the numbers, so it is done only when asked for"
@@ -165,5 +165,8 @@ def _launches(estimate: Estimate, settings: RuntimeSettings, context: int) -> It
     )
 
 
-def _times(factor: float) -> str:
-    return f"{factor:.1f} times as fast" if factor >= 1 else f"{1 / factor:.1f} times slower"
+def gain_of(factor: float) -> str:
+    """How a step that takes `1 / factor` of the time is told."""
+    if 0.95 < factor < 1.05:
+        return "as fast as now"
+    return f"{factor:.1f} times as fast" if factor > 1 else f"{1 / factor:.1f} times slower"

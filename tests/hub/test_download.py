@@ -96,6 +96,17 @@ def test_a_name_that_is_nearly_right(hub: Any, asked: str) -> None:
     refuses(asked, rf"did you mean {expected!r}\? If it is private, log in")
 
 
+def test_a_name_that_is_nearly_a_folder_here(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("models/llama-3.1-8b")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    refuses("models/llama-3.1-8", r"is not a model on .*; did you mean the folder 'models/llama-3\.1-8b'\?")
+    monkeypatch.chdir("models")
+    refuses("lama-3.1-8b", r"; did you mean the folder 'llama-3\.1-8b'\?")
+    refuses("org/nothing", r"If it is private, log in with .* or HF_TOKEN$")
+
+
 def test_a_disk_that_is_too_small(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("org/tiny", FILES)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5))

@@ -9,6 +9,7 @@ import pytest
 
 from autodeploy.builder import plan
 from autodeploy.planning import Outlook
+from autodeploy.planning.alternatives import gain_of
 from tests.explain.models import MODELS
 
 
@@ -52,3 +53,11 @@ def test_a_cache_of_fp8_holds_what_it_is_said_to(tmp_path: Path) -> None:
     (tokens,) = re.findall(r"would hold ([\d,]+) tokens", said)
     assert found.fit.cache_tokens == pytest.approx(int(tokens.replace(",", "")), rel=0.01)
     assert "--kv-cache fp8" not in reasons(found)
+
+
+@pytest.mark.parametrize(
+    ("factor", "told"),
+    [(1.74, "1.7 times as fast"), (1.02, "as fast as now"), (0.98, "as fast as now"), (0.8, "1.2 times slower")],
+)
+def test_a_gain_is_told_as_one_says_it(factor: float, told: str) -> None:
+    assert gain_of(factor) == told

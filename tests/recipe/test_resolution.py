@@ -209,7 +209,7 @@ def test_a_mistake_in_a_file_is_named_with_its_line(write: Write, text: str, lin
     [
         ("runtime.page_sise=8", "did you mean 'page_size'?"),
         ("runtime.page_size=big", "page_size: input should be a valid integer"),
-        ("passes.fuse_qk=off", "did you mean 'fuse_qkv'?"),
+        ("passes.fuse_qk=off", "--set passes.fuse_qk=off: there is no pass 'fuse_qk'; did you mean 'fuse_qkv'?"),
         ("passes.fuse_qkv.min_row=2", "did you mean 'min_rows'?"),
         ("passes.fuse_extra.min_rows=2", "the pipeline has no fuse_extra"),
         ("passes.fuse_qkv=2", "a pass is `on` or `off`"),
