@@ -47,6 +47,7 @@ _BY_WORD: Mapping[str, Kind] = MappingProxyType(
         "mm": Kind.MATMUL,
         "norm": Kind.NORM,
         "rope": Kind.ROTARY,
+        "rotary": Kind.ROTARY,
         "activat": Kind.ACTIVATION,
         "quantize": Kind.QUANTIZE,
         "silu": Kind.ACTIVATION,

@@ -40,7 +40,7 @@ def test_alike_layers_are_one_group() -> None:
 def test_a_layer_that_differs_stands_alone() -> None:
     root = view().root
     assert outline(root) == [
-        "inputs", "aten.embedding", "rotary_emb", "layer 0", "layers 1-2", "add_rms_norm", "lm_head", "output",
+        "inputs", "embedding", "rotary_tables", "layer 0", "layers 1-2", "add_rms_norm", "lm_head", "output",
     ]  # fmt: skip
     assert outline(child(root, "layer 0"))[0] == "rms_norm"
     assert outline(child(root, "layers 1-2"))[0] == "add_rms_norm"
@@ -77,7 +77,7 @@ def test_an_operation_says_where_it_comes_from_and_what_it_gives() -> None:
     assert norm.weights == ("model.layers.0.post_attention_layernorm.weight[64]",)
     assert norm.weight_bytes == 256
     assert norm.source.startswith("modeling_llama.py:")
-    assert norm.text.startswith("add_rms_norm_default = add_rms_norm(embedding, ")
+    assert norm.text.startswith("add_rms_norm_default = add_rms_norm(embedding_default, ")
 
 
 def test_values_flow_between_operations_and_on_to_the_next_layer() -> None:
