@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from autodeploy.kernels.triton import attention, packed_linear, scaled_linear
+from autodeploy.kernels.triton import attention, embedding, packed_linear, rotary_tables, scaled_linear
 from autodeploy.kernels.triton.quantized import QuantizedConfig
 
 pytestmark = pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="the GPU's own tests compile them")
@@ -108,3 +108,10 @@ def test_one_row_of_nibbles_compiles(compiled: list[str]) -> None:
     way = QuantizedConfig(8, 256, 1, 4, 1, way="vector")
     packed_linear.run(x, weight, torch.ones(64, 2).bfloat16(), None, None, None, "int4", way)
     assert compiled == ["nibble_matvec_kernel"]
+
+
+def test_the_beginning_of_a_step_compiles(compiled: list[str]) -> None:
+    positions = torch.arange(4)
+    rotary_tables.rotary_tables(positions, torch.rand(64), torch.bfloat16)
+    embedding.embedding(torch.randn(5, 4096).bfloat16(), positions)
+    assert compiled == ["_rotary_tables_kernel", "_embedding_kernel"]
