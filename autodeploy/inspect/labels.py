@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -42,6 +43,10 @@ class Labels(Notation):
     def size(self, size: int | torch.SymInt) -> str:
         """A size by what it counts, or else by the graph's own symbol."""
         return self._sizes.get(str(size), str(size))
+
+    def renamed(self, text: str) -> str:
+        """A text of the graph, which has its own symbols, with what they count."""
+        return re.sub(r"\bs\d+\b", lambda found: self._sizes.get(found[0], found[0]), text)
 
     def result(self, node: Node) -> str:
         """Dtype and shape of what a node gives; of an artifact's graph, from the text that is kept there."""
