@@ -12,15 +12,29 @@ from autodeploy.builder import plan
 from autodeploy.cost import CostModel, Fit
 from autodeploy.testing import tiny_config
 
+QUICK = (("llama", {"tie_word_embeddings": True}, None), ("llama", {"tie_word_embeddings": False}, None))
+OTHERS: tuple[tuple[str, dict[str, Any], str | None], ...] = (
+    ("llama", {}, "int8"),
+    ("qwen3_moe", {}, None),
+    ("gpt_oss", {"num_hidden_layers": 6}, None),
+    ("falcon", {}, None),
+    ("gpt_neox", {}, None),
+    ("gpt2", {}, None),
+)
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_weights_and_the_cache_of_a_build_are_those_of_its_plan(tmp_path: Path, tied: bool) -> None:
+
+@pytest.mark.parametrize(
+    ("model_type", "options", "quantize"), [*QUICK, *(pytest.param(*one, marks=pytest.mark.slow) for one in OTHERS)]
+)
+def test_the_weights_and_the_cache_of_a_build_are_those_of_its_plan(
+    model_type: str, options: dict[str, Any], quantize: str | None, tmp_path: Path
+) -> None:
     model, out = tmp_path / "model", tmp_path / "out"
-    tiny_config("llama", tie_word_embeddings=tied, num_hidden_layers=4).save_pretrained(model)
-    options: dict[str, Any] = {"gpu": "cpu", "dtype": "bf16"}
-    planned = plan(str(model), **options).outlook
+    tiny_config(model_type, **{"num_hidden_layers": 5, **options}).save_pretrained(model)
+    asked: dict[str, Any] = {"gpu": "cpu", "dtype": "bf16", "quantize": quantize}
+    planned = plan(str(model), **asked).outlook
     assert planned is not None
-    built = ad.build(str(model), out=out, load_format="random", **options)
+    built = ad.build(str(model), out=out, load_format="random", **asked)
     stored = {one.data_ptr(): one.nbytes for one in built.read_weights().values()}
     assert planned.fit.weights == sum(stored.values())
     caches = CostModel.of(built).spec.caches
