@@ -16,6 +16,8 @@ from autodeploy.runtime.llm import LLM
 ROUNDS = 3
 DECODE_PROMPT = 128
 FEW, MANY = 2, 130  # new tokens; the difference of their times is that of decoding alone
+WARMING = 128
+"""Requests that are served before many are timed: a kernel that nothing asked for yet is compiled meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,9 @@ class Offline:
         return f"offline:{self.prompt_len}x{self.num_new}{requests}"
 
     def measure(self, llm: LLM, floors: Floors) -> list[Figure]:
-        """Serve it once."""
+        """Serve it once, after others like it."""
         prompts = random_prompts(llm, self.num_requests, self.prompt_len)
-        answer_seconds(llm, prompts[:1], 1)
+        answer_seconds(llm, random_prompts(llm, min(self.num_requests, WARMING), self.prompt_len, 1), FEW)
         seconds = answer_seconds(llm, prompts, self.num_new)
         least, bound = floors.seconds(*self.least_steps(floors.max_batch_size))
         num_tokens = self.num_requests * self.num_new
