@@ -15,6 +15,7 @@ from torch.nn import functional
 from autodeploy.patterns import PATTERNS
 from autodeploy.patterns.activations import ACTIVATIONS, GATED
 from autodeploy.patterns.convolutions import CONVOLUTION_ACTIVATIONS as CONVOLUTIONS
+from autodeploy.patterns.embeddings import EMBEDDINGS
 from autodeploy.patterns.gathered_weights import GATHERED_WEIGHTS
 from autodeploy.patterns.linears import ACTIVATED, BIASES, LINEARS
 from autodeploy.patterns.logits import LOGITS
@@ -24,6 +25,7 @@ from autodeploy.patterns.rotary import ROTARY
 from autodeploy.patterns.rotary_partial import PARTIAL_ROTARY
 from autodeploy.patterns.rotary_parts import ROTARY_PARTS
 from autodeploy.patterns.rotary_rows import ROTARY_ROWS
+from autodeploy.patterns.rotary_tables import ROTARY_TABLES
 from autodeploy.rewrite import apply_rules
 from tests.graphs import clean, trace
 from tests.patterns import attention_samples
@@ -41,6 +43,8 @@ GROUPS = (
     ACTIVATIONS,
     GATED,
     LOGITS,
+    ROTARY_TABLES,
+    EMBEDDINGS,
     ACTIVATED,
     CONVOLUTIONS,
     GATHERED_WEIGHTS,
@@ -193,6 +197,36 @@ def angles_by_matmul(w: Weights, x: Tensor) -> Tensor:
     return (column @ positions[:, None, :].float()).transpose(1, 2)
 
 
+def numbers(x: Tensor) -> Tensor:
+    """A whole number for each token, from 0 to WIDTH - 1."""
+    return (x[..., 0] * 10).to(torch.int64) % WIDTH
+
+
+Spread = Callable[[Tensor], Tensor]
+
+
+def tables(w: Weights, positions: Tensor, angles: Spread, factors: tuple[float, float], spread: Spread) -> Tensor:
+    """The cosines and sines of spread angles, scaled, and spread themselves."""
+    turned = angles(positions[..., None].float() * w.frequencies)
+    return torch.cat((spread(turned.cos() * factors[0]), spread(turned.sin() * factors[1])), -1)
+
+
+def once(x: Tensor) -> Tensor:
+    return x
+
+
+def twice(x: Tensor, dim: int = -1) -> Tensor:
+    return torch.cat((x, x), dim)
+
+
+def each_twice(x: Tensor) -> Tensor:
+    return x.repeat_interleave(2, -1)
+
+
+def with_heads(spread: Spread) -> Spread:
+    return lambda x: spread(x.unsqueeze(1)).squeeze(-3)
+
+
 def centred(x: Tensor) -> Tensor:
     mean = x.mean(-1, keepdim=True)
     return (x - mean) * torch.rsqrt((x - mean).pow(2).mean(-1, keepdim=True) + 1e-5)
@@ -307,6 +341,14 @@ IS: dict[str, list[Function]] = {
     "rope_partial": [turn_some],
     "rope_partial_token_major": [lambda w, x: turn_some(w, x, token_major=True)],
     "angles_by_matmul": [angles_by_matmul],
+    "rotary_tables": [lambda w, x: tables(w, numbers(x), twice, (1.0, 1.0), once)],
+    "rotary_tables_scaled": [lambda w, x: tables(w, numbers(x), twice, (1.5, 1.5), once)],
+    "rotary_tables_doubled": [lambda w, x: tables(w, numbers(x), once, (1.5, 1.5), with_heads(twice))],
+    "rotary_tables_of_pairs": [lambda w, x: tables(w, numbers(x), each_twice, (1.0, 1.0), once)],
+    "rotary_tables_respread": [
+        lambda w, x: tables(w, numbers(x), twice, (1.0, 1.0), with_heads(lambda one: each_twice(one[..., :2])))
+    ],
+    "embedding": [lambda w, x: functional.embedding(numbers(x), w.matrix)],
     "outer_product": [
         lambda w, x: x[..., :1] @ x[:, :1],
         lambda w, x: (x[0, :, :1] @ w.scale[None, :]).sin(),
@@ -427,6 +469,21 @@ IS_NOT: dict[str, list[Function]] = {
         lambda w, x: (w.frequencies[None, :, None] @ x[..., 0][:, None, :]).transpose(0, 1),
         lambda w, x: (x[..., :2] @ w.frequencies[None, :, None]).transpose(1, 2),
     ],
+    "rotary_tables": [
+        lambda w, x: tables(w, x[..., 0], twice, (1.0, 1.0), once),
+        lambda w, x: tables(w, numbers(x), lambda one: twice(one, -2), (1.0, 1.0), once),
+    ],
+    "rotary_tables_scaled": [lambda w, x: tables(w, numbers(x), twice, (1.5, 2.0), once)],
+    "rotary_tables_doubled": [
+        lambda w, x: tables(w, numbers(x), once, (1.5, 1.5), with_heads(lambda one: twice(one, -2)))
+    ],
+    "rotary_tables_of_pairs": [
+        lambda w, x: tables(w, numbers(x), lambda one: one.repeat_interleave(3, -1), (1.0, 1.0), once)
+    ],
+    "rotary_tables_respread": [
+        lambda w, x: tables(w, numbers(x), twice, (1.0, 1.0), with_heads(lambda one: each_twice(one[..., :3])))
+    ],
+    "embedding": [lambda w, x: functional.embedding(numbers(x), w.matrix, padding_idx=3)],
     "outer_product": [
         lambda w, x: x[..., :2] @ x[:, :2],
         lambda w, x: w.heads(x)[..., :1] @ w.heads(x)[..., :1, :],  # of heads
