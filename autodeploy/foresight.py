@@ -29,7 +29,8 @@ if TYPE_CHECKING:  # which needs transformers
 def foresee(compiled: Compiled, device: torch.device) -> Foreseen | None:
     """The kernels of an engine over a compiled model; None where it captures nothing, or its GPU is not here, or full.
 
-    They are those of every step that is captured: with time, unlike at a start, none need be left out.
+    They are those of every step that is captured, and of large ones of one request and of many: with time, unlike at a
+    start, none need be left out.
     """
     if device.type != "cuda" or not torch.cuda.is_available() or triton.why_unavailable() is not None:
         return None
@@ -42,11 +43,18 @@ def foresee(compiled: Compiled, device: torch.device) -> Foreseen | None:
         steps = rehearsed(program, settings)
         if not steps:
             return None
-        alone = Bucket(settings.max_num_tokens, 1)  # a long prompt, which the cache's size is found by, too
-        target, kernels = noted(rehearse(program, settings, (*steps, alone)))
+        target, kernels = noted(rehearse(program, settings, (*steps, *uncaptured(settings))))
     except torch.OutOfMemoryError:  # whoever loads it looks again
         return None
     return Foreseen(conditions_of(device, settings, steps), target, kernels)
+
+
+def uncaptured(settings: RuntimeSettings) -> tuple[Bucket, ...]:
+    """Steps that are launched as they come: a long prompt, which the cache's size is found by, too; as many requests as
+    there may be, mostly with prompts and mostly without."""
+    tokens, most = settings.max_num_tokens, settings.max_batch_size
+    many = max(1, min(most, tokens // 2))
+    return tuple(dict.fromkeys((Bucket(tokens, 1), Bucket(tokens, many), Bucket(min(2 * many, tokens), many))))
 
 
 def rehearsed(model: Model, settings: RuntimeSettings) -> tuple[Bucket, ...]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autodeploy.foresight import uncaptured
 from autodeploy.runtime.graphs import decode_buckets, mixed_buckets
 from autodeploy.runtime.model import StepInputs
 from autodeploy.runtime.packing import PackedStep
@@ -53,3 +54,14 @@ def test_inputs_are_valid_where_the_kernel_that_begins_a_step_is_only_noted(monk
 def test_classes_are_the_ends_of_each_power_of_two() -> None:
     sizes = [one.num_tokens for one in classes(decode_buckets(300))]
     assert sizes == [1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 128, 144, 256, 288, 300]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "requests", "sizes"),
+    [(8192, 1024, [(8192, 1), (8192, 1024), (2048, 1024)]), (16, 64, [(16, 1), (16, 8)]), (1, 4, [(1, 1)])],
+)
+def test_steps_that_are_not_captured_have_one_request_and_many(
+    tokens: int, requests: int, sizes: list[tuple[int, int]]
+) -> None:
+    settings = RuntimeSettings(max_num_tokens=tokens, max_batch_size=requests)
+    assert [(one.num_tokens, one.num_requests) for one in uncaptured(settings)] == sizes
