@@ -56,6 +56,7 @@ def serve(requests: TextIO, answers: TextIO, foreseen: Foreseen | None = None) -
                 under_way += [pool.submit(_compile, target, *kernel) for kernel in request["kernels"]]
             else:
                 print(sum(one.result() for one in under_way), file=answers, flush=True)
+        pool.shutdown(cancel_futures=True)  # nobody waits for what is left
 
 
 def _compile(target: GPUTarget, module: str, name: str, described: str) -> bool:
