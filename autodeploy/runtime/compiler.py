@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autodeploy.runtime.foreseen import CUDA, Job, read_foreseen
+from autodeploy.runtime.foreseen import CUDA, OURS, Job, read_foreseen
 
 if TYPE_CHECKING:  # which imports torch
     from autodeploy.kernels.cuda.compile import Variant
@@ -114,8 +115,25 @@ def _target() -> tuple[str, int, int]:
 
 
 def noted(steps: Iterable[object]) -> tuple[tuple[str, int, int], tuple[Job, ...]]:
-    """What `steps` would have compiled, and for which GPU; they launch nothing."""
-    with _gathering() as wanted:
+    """What `steps` would have compiled in a fresh process, and for which GPU; they launch nothing."""
+    with _forgetting(), _gathering() as wanted:
         for _ in steps:
             pass
     return _target(), tuple(_jobs(wanted))
+
+
+@contextmanager
+def _forgetting() -> Iterator[None]:
+    """Let each of our kernels be one that this process, which may have timed them, has not compiled."""
+    from triton.runtime.jit import JITFunction
+
+    modules = [module for name, module in sys.modules.items() if name.startswith(OURS)]
+    kernels = {id(one): one for module in modules for one in vars(module).values() if isinstance(one, JITFunction)}
+    compiled = [(one, one.device_caches) for one in kernels.values()]
+    for one, _ in compiled:
+        one.device_caches = defaultdict(one.create_binder)
+    try:
+        yield
+    finally:
+        for one, caches in compiled:
+            one.device_caches = caches

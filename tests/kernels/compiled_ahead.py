@@ -37,10 +37,10 @@ def launches(*, warmup: bool) -> Iterator[int]:
         yield 0
 
 
-def gates() -> Iterator[int]:
+def gates(*, warmup: bool = False) -> Iterator[int]:
     """A kernel of ours, which an artifact may name."""
     x = MockTensor(torch.float32, [4, 64])
-    _gated_activation_kernel.run(*[x] * 3, 64, 64, 64, "silu", False, grid=(1,), warmup=False, BLOCK=64)
+    _gated_activation_kernel.run(*[x] * 3, 64, 64, 64, "silu", False, grid=(1,), warmup=warmup, BLOCK=64)
     yield 0
 
 
@@ -77,4 +77,7 @@ assert ahead.conditions == written.conditions
 assert ahead.compile(gates()) == 0, "it was foreseen"
 ahead.close()
 assert num_compiled() == 4
+list(gates(warmup=True))
+assert num_compiled() == 4, "it was compiled again"
+assert noted(gates()) == (target, kernels), "what this process has compiled another one has not"
 print("ok")
