@@ -99,6 +99,20 @@ def test_decode_shares(config: DecodeConfig, page_size: int, window: int | None,
 
 
 @device_test
+def test_more_shares_are_merged_than_few() -> None:
+    step = make_step(Shape(heads=2, kv_heads=1), [(1, 2100), (1, 700)], torch.float32)
+
+    def run(*tensors: Tensor, scale: float) -> Tensor:
+        q, k, v, keys, values, query_start, context_len, table, slots = tensors
+        out = torch.full_like(q, float("nan"))
+        paged = Paged(keys, values, query_start, context_len, table)
+        decode(q, paged, Scoring(scale), out, DecodeConfig(64, 12, 64), Fresh(k, v, slots))
+        return out
+
+    assert error(step.to(DEVICE).call(run)[0].cpu(), step.expected()[0]) <= 2e-5
+
+
+@device_test
 @pytest.mark.parametrize("requests", [[(3, 40), (0, 0), (1, 20), (0, 0)], [(1, 40), (0, 0), (2, 2), (0, 0), (0, 0)]])
 @pytest.mark.parametrize("window", [None, 2, 30])
 @pytest.mark.parametrize("rotary", [0, 32])
