@@ -22,7 +22,7 @@ def unbroken_device(request: pytest.FixtureRequest) -> Iterator[None]:
     if BROKEN in stash:
         pytest.skip(f"CUDA was broken in this process by {stash[BROKEN]}")
     yield
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         try:
             torch.cuda.synchronize()
         except torch.AcceleratorError:
