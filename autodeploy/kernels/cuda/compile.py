@@ -12,7 +12,7 @@ from autodeploy.errors import AutodeployError
 
 SOURCES = Path(__file__).parent / "source"
 BINARY = "kernel.cubin"
-OPTIONS = ("--std=c++17", "-lineinfo")
+OPTIONS = ("--std=c++17",)
 
 
 class CompileError(AutodeployError):

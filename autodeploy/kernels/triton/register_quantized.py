@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from autodeploy import ops
+from autodeploy.kernels.cuda import narrow, narrow_plan
 from autodeploy.kernels.table import Kernel, Tunable
 from autodeploy.kernels.triton import packed_linear, quantize, scaled_linear
 from autodeploy.kernels.triton.quantized import QuantizedConfig, ScaleLayout
@@ -19,18 +20,21 @@ Make = Callable[[CanonicalOp, Callable[..., object], Callable[..., str | None]],
 VALUES = (torch.float8_e4m3fn, torch.int8)
 MAX_WIDTH = 65536 // 4  # of a row that one program holds in registers
 LEAST_GROUP = 16
+BY_HAND = "cuda"
 
 
 def quantized_kernels(make: Make) -> tuple[Kernel, ...]:
     """The kernels, each made of an operator, what runs it and what it declines."""
     packed = Tunable(packed_linear.candidates, packed_linear.bind, QuantizedConfig)
     scaled = Tunable(scaled_linear.candidates, scaled_linear.bind, QuantizedConfig)
+    by_hand = Tunable(narrow_plan.candidates, narrow.bind, narrow_plan.NarrowConfig)
     gated_packed, gated_scaled = packed_linear.bind_gated, scaled_linear.bind_gated
     return (
-        replace(make(ops.packed_linear, packed_linear.packed_linear, _packed), tunable=packed),
-        replace(
+        *_tuned(make(ops.packed_linear, packed_linear.packed_linear, _packed), packed, by_hand),
+        *_tuned(
             make(ops.packed_gated_linear, packed_linear.packed_gated_linear, _packed),
-            tunable=replace(packed, bind=gated_packed),
+            replace(packed, bind=gated_packed),
+            replace(by_hand, bind=narrow.bind_gated),
         ),
         replace(make(ops.scaled_linear, scaled_linear.scaled_linear, _scaled), tunable=scaled),
         replace(
@@ -42,6 +46,11 @@ def quantized_kernels(make: Make) -> tuple[Kernel, ...]:
         make(ops.add_rms_norm_quantize, quantize.add_rms_norm_quantize, _sum_norm),
         replace(make(ops.gated_activation_quantize, quantize.gated_activation_quantize, _gate), dtypes=VALUES),
     )
+
+
+def _tuned(kernel: Kernel, tunable: Tunable, by_hand: Tunable) -> tuple[Kernel, Kernel]:
+    """A kernel by Triton, and by CUDA C++ for the numbers of rows that measurements choose it for."""
+    return replace(kernel, tunable=tunable), replace(kernel, backend=BY_HAND, priority=5, tunable=by_hand)
 
 
 def _uneven(group: int, least: int) -> str | None:
