@@ -47,18 +47,27 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 phase) {
         "@done bra over;\n bra again;\n over: }" ::"r"(barrier), "r"(phase) : "memory");
 }
 
-__device__ __forceinline__ void bring(u32 to, const TensorMap* map, u32 barrier, u32 column, u32 row) {
+__device__ __forceinline__ void bring(u32 to, const TensorMap* map, u32 barrier, u32 column, u32 row, u64 policy) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
-        " [%0], [%1, {%3, %4}], [%2];" ::"r"(to), "l"(map), "r"(barrier), "r"(column), "r"(row) : "memory");
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+        " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to), "l"(map), "r"(barrier), "r"(column), "r"(row),
+        "l"(policy) : "memory");
 }
 
 /** To this address of all programs of the cluster, whose barriers are told. */
-__device__ __forceinline__ void bring_to_all(u32 to, const TensorMap* map, u32 barrier, u32 column, u32 row) {
+__device__ __forceinline__ void bring_to_all(u32 to, const TensorMap* map, u32 barrier, u32 column, u32 row,
+                                             u64 policy) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
-        " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to), "l"(map), "r"(barrier), "r"(column), "r"(row),
-        "h"(static_cast<u16>((1 << CLUSTER) - 1)) : "memory");
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
+        " [%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(to), "l"(map), "r"(barrier), "r"(column), "r"(row),
+        "h"(static_cast<u16>((1 << CLUSTER) - 1)), "l"(policy) : "memory");
+}
+
+/** The second-level cache may keep or drop what is brought and taken, as it does by itself. */
+__device__ __forceinline__ u64 plain_policy() {
+    u64 policy;
+    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
 }
 
 #if BF16
@@ -130,32 +139,32 @@ struct Place {
     }
 };
 
-/** What all tiles have in common: where they come from and go to, the rows of the gate, and blocks of columns. */
-struct Work {
+/** Of x, the weight and the result, in boxes for whole tiles and for parts. */
+struct Maps {
     const TensorMap *x, *wide, *narrow, *out, *out_narrow;
-    const u16* bias;
-    u32 n, turns, program;
 };
 
 /** Ask for all blocks of a tile. */
 template <u32 H>
-__device__ __forceinline__ void bring_tile(const Ring& ring, Turn& turn, const Work& work, u32 token, u32 row) {
+__device__ __forceinline__ void bring_tile(const Ring& ring, Turn& turn, const Maps& maps, u32 token, u32 row, u32 n,
+                                           u32 turns, u32 program, u64 policy) {
     constexpr u32 BOX = H == WIDE ? WIDE : NARROW;
-    const TensorMap* map = H == WIDE ? work.wide : work.narrow;
-    for (u32 i = 0; i < work.turns; ++i) {
+    const TensorMap* map = H == WIDE ? maps.wide : maps.narrow;
+    for (u32 i = 0; i < turns; ++i) {
         u32 full = ring.full + turn.stage * 8, column = i * COLUMNS;
         u32 weights = ring.weights + turn.stage * WEIGHT_BYTES;
         barrier_wait(ring.empty + turn.stage * 8, turn.phase ^ 1);
         barrier_expect(full, TOKEN_BYTES + 2 * H * COLUMNS * 2);
-        bring(ring.tokens + turn.stage * TOKEN_BYTES, work.x, full, column, token);
+        bring(ring.tokens + turn.stage * TOKEN_BYTES, maps.x, full, column, token, policy);
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
-            if (CLUSTER > 1 && half != work.program) continue;
+            if (CLUSTER > 1 && half != program) continue;
 #pragma unroll
             for (u32 box = 0; box < H; box += BOX) {
-                u32 to = weights + (half * H + box) * COLUMNS * 2, from = row + box + half * work.n;
-                if (CLUSTER > 1) bring_to_all(to, map, full, column, from);
-                else bring(to, map, full, column, from);
+                u32 to = weights + (half * H + box) * COLUMNS * 2;
+                u32 from = row + box + half * n;
+                if (CLUSTER > 1) bring_to_all(to, map, full, column, from, policy);
+                else bring(to, map, full, column, from, policy);
             }
         }
         turn.next();
@@ -207,24 +216,25 @@ __device__ __forceinline__ void group_sync(u32 group) {
     asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory");
 }
 
-__device__ __forceinline__ float biased(float y, const Work& work, u32 column, bool gated) {
-    return HAS_BIAS && column < work.n ? y + widen(work.bias[gated * work.n + column]) : y;
+__device__ __forceinline__ float biased(float y, const u16* bias, u32 column, u32 n, bool gated) {
+    return HAS_BIAS && column < n ? y + widen(bias[gated * n + column]) : y;
 }
 
-/** Two neighbours of the result, at place i of a thread's sums and from `column` on. */
+/** Two neighbours of the result, from place i of the sums of a group's rows and columns from `column` on. */
 template <u32 H>
-__device__ __forceinline__ u32 result(const float (&y)[H], u32 i, const Work& work, u32 column) {
-    float low = activate(biased(y[i], work, column, false)) * biased(y[i + H / 2], work, column, true);
-    float high = activate(biased(y[i + 1], work, column + 1, false)) * biased(y[i + 1 + H / 2], work, column + 1, true);
+__device__ __forceinline__ u32 result(const float (&y)[H], u32 i, const u16* bias, u32 column, u32 n) {
+    float low = biased(y[i], bias, column, n, false), high = biased(y[i + 1], bias, column + 1, n, false);
+    low = activate(low) * biased(y[i + H / 2], bias, column, n, true);
+    high = activate(high) * biased(y[i + 1 + H / 2], bias, column + 1, n, true);
     return pack(low, high);
 }
 
 /** A tile's result to memory, through two boxes of shared memory, which are emptied while the group goes on. */
 template <u32 H>
-__device__ __forceinline__ void store_tile(const Ring& ring, const Work& work, const float (&y)[H], u32 token, u32 row,
-                                           u32 group) {
+__device__ __forceinline__ void store_tile(const Ring& ring, const Maps& maps, const float (&y)[H], const u16* bias,
+                                           u32 token, u32 row, u32 n, u32 group) {
     constexpr u32 BOX = H == NARROW ? 32 : 64;
-    const TensorMap* map = BOX == 32 ? work.out_narrow : work.out;
+    const TensorMap* map = BOX == 32 ? maps.out_narrow : maps.out;
     u32 lane = threadIdx.x % 32, at = threadIdx.x / 32 % 4 * 16 + lane % 16;
 #pragma unroll
     for (u32 box = 0; box < H; box += BOX) {
@@ -234,8 +244,8 @@ __device__ __forceinline__ void store_tile(const Ring& ring, const Work& work, c
 #pragma unroll
         for (u32 column = 0; column < BOX; column += 16) {
             u32 i = (box + column) / 2, first = row + box + column + lane % 4 * 2;
-            u32 values[4] = {result(y, i, work, first), result(y, i + 2, work, first),
-                             result(y, i + 4, work, first + 8), result(y, i + 6, work, first + 8)};
+            u32 values[4] = {result(y, i, bias, first, n), result(y, i + 2, bias, first, n),
+                             result(y, i + 4, bias, first + 8, n), result(y, i + 6, bias, first + 8, n)};
             u32 to = out + at * (BOX * 2) + (((column / 8 + lane / 16) ^ (BOX == 64 ? at % 8 : at / 2 % 4)) << 4);
             asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(values[0]),
                          "r"(values[1]), "r"(values[2]), "r"(values[3]) : "memory");
@@ -243,38 +253,40 @@ __device__ __forceinline__ void store_tile(const Ring& ring, const Work& work, c
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         group_sync(group);
         if (threadIdx.x % 128 == 0)
-            asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];\n"
-                         "cp.async.bulk.commit_group;" ::"l"(map), "r"(out), "r"(row + box),
-                         "r"(token + group * GROUP_TOKENS) : "memory");
+            asm volatile(
+                "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group.L2::cache_hint [%0, {%2, %3}], [%1], %4;\n"
+                "cp.async.bulk.commit_group;" ::"l"(map), "r"(out), "r"(row + box),
+                "r"(token + group * GROUP_TOKENS), "l"(plain_policy()) : "memory");
     }
 }
 
 /** A group's rows of a tile. The group that leads lets the other one begin when it is LEAD blocks ahead. */
 template <u32 H>
-__device__ __forceinline__ void multiply_tile(const Ring& ring, Turn& turn, const Work& work, u32 token, u32 row,
-                                              u32 group, bool leads) {
+__device__ __forceinline__ void multiply_tile(const Ring& ring, Turn& turn, const Maps& maps, const u16* bias,
+                                              u32 token, u32 row, u32 n, u32 turns, u32 group, bool leads) {
     float y[H];
     u32 before = 0;
-    for (u32 i = 0; i < work.turns; ++i) {
+    for (u32 i = 0; i < turns; ++i) {
         barrier_wait(ring.full + turn.stage * 8, turn.phase);
         u64 a = operand(ring.tokens + turn.stage * TOKEN_BYTES + group * (TOKEN_BYTES / 2));
         u64 b = operand(ring.weights + turn.stage * WEIGHT_BYTES);
         asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
         for (u32 k = 0; k < COLUMNS / 16; ++k) multiply(y, a + k * 2, b + k * 2, k > 0 || i > 0);
-        asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 1;" ::: "memory");
+        asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+        asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
         if (i > 0) leave(ring, before);
-        if (leads && i == min(LEAD, work.turns - 1) && threadIdx.x % 128 == 0) barrier_arrive(ring.ahead);
+        if (leads && i == min(LEAD, turns - 1) && threadIdx.x % 128 == 0) barrier_arrive(ring.ahead);
         before = turn.stage;
         turn.next();
     }
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
     leave(ring, before);
     barrier_wait(ring.never, 1);  // over at once: the compiler moves no activation ahead of the above
-    store_tile<H>(ring, work, y, token, row, group);
+    store_tile<H>(ring, maps, y, bias, token, row, n, group);
 }
 
-/** Tiles of m rows of x by the gate's n rows; the last `rest` are cut into `parts` of the weight's rows. */
+/** `rows` by `columns` tiles; the last `rest` of them in `parts` each, by rows of the weight. */
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384, 1)
     gated_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap wide,
                 const __grid_constant__ TensorMap narrow, const __grid_constant__ TensorMap out,
@@ -296,20 +308,24 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384
 
     u32 program = blockIdx.x % CLUSTER, first = blockIdx.x / CLUSTER, step = gridDim.x / CLUSTER;
     u32 whole = rows * columns - rest, role = threadIdx.x / 128;
-    bool has_part = first < rest * parts;
-    Place last(whole + first / parts, rows, columns, neighbours, program);
-    last.row += first % parts * (WIDE / parts);
-    Work work{&x, &wide, &narrow, &out, &out_narrow, bias, n, turns, program};
+    Maps maps{&x, &wide, &narrow, &out, &out_narrow};
     Turn turn;
+    u32 part_of = whole + first / parts, shift = first % parts * (WIDE / parts);
+    bool has_part = first < rest * parts;
     if (role == 0) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x == 0) {
+            u64 policy = plain_policy();
             for (u32 i = first; i < whole; i += step) {
                 Place place(i, rows, columns, neighbours, program);
-                bring_tile<WIDE>(ring, turn, work, place.token, place.row);
+                bring_tile<WIDE>(ring, turn, maps, place.token, place.row, n, turns, program, policy);
             }
-            if (has_part && parts == 2) bring_tile<64>(ring, turn, work, last.token, last.row);
-            if (has_part && parts == 4) bring_tile<32>(ring, turn, work, last.token, last.row);
+            if (has_part) {
+                Place last(part_of, rows, columns, neighbours, program);
+                u32 row = last.row + shift;
+                if (parts == 2) bring_tile<64>(ring, turn, maps, last.token, row, n, turns, program, policy);
+                else bring_tile<32>(ring, turn, maps, last.token, row, n, turns, program, policy);
+            }
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
@@ -318,11 +334,15 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384
         if (!leads && first < whole) barrier_wait(ring.ahead, 0);
         for (u32 i = first; i < whole; i += step) {
             Place place(i, rows, columns, neighbours, program);
-            multiply_tile<WIDE>(ring, turn, work, place.token, place.row, group, leads);
+            multiply_tile<WIDE>(ring, turn, maps, bias, place.token, place.row, n, turns, group, leads);
             leads = false;
         }
-        if (has_part && parts == 2) multiply_tile<64>(ring, turn, work, last.token, last.row, group, false);
-        if (has_part && parts == 4) multiply_tile<32>(ring, turn, work, last.token, last.row, group, false);
+        if (has_part) {
+            Place last(part_of, rows, columns, neighbours, program);
+            u32 row = last.row + shift;
+            if (parts == 2) multiply_tile<64>(ring, turn, maps, bias, last.token, row, n, turns, group, false);
+            else multiply_tile<32>(ring, turn, maps, bias, last.token, row, n, turns, group, false);
+        }
         if (threadIdx.x % 128 == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
     }
     __syncwarp();
