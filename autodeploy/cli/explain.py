@@ -34,12 +34,16 @@ def explain(
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
     kv_cache: opt.KvCache = None,
+    max_batch: opt.MaxBatch = None,
+    max_tokens: opt.MaxTokens = None,
     settings: opt.Set = None,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
     """Show the recipe that MODEL gets and why, or what one pattern does to it; reads no weights."""
-    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, None, None, kv_cache=kv_cache)
+    options = opt.build_options(
+        gpu, dtype, recipe, workload, quantize, settings, max_batch, max_tokens, kv_cache=kv_cache
+    )
     with RichProgress(output.err()) as progress:
         if pattern is not None:
             told = seam.explain_pattern(model, pattern, **options.keywords(), progress=progress)

@@ -87,11 +87,12 @@ def test_without_a_pattern_the_plan_and_the_recipe_are_shown(
     run: Command, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    result = run("explain", model, "--gpu", "cpu", "--set", "runtime.page_size=8")
+    result = run("explain", model, "--gpu", "cpu", "--set", "runtime.page_size=8", "--max-batch", "4")
     assert result.code == 0
     assert "--gpu cpu" in result.out
     rows = {words[0]: words[1:] for words in map(str.split, result.out.splitlines()) if words}
     assert rows["runtime.page_size"][:2] == ["8", "--set"]
+    assert rows["runtime.max_batch_size"][:2] == ["4", "--set"]  # what "Not chosen" offers can be asked for
     assert rows["passes.fuse_qkv"][:2] == ["on", "default"]
     assert re.fullmatch(r"default\.yaml:\d\d", rows["passes.fuse_qkv"][2])  # at 80 columns too
     assert "asked for" not in result.out
