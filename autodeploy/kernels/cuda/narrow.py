@@ -107,7 +107,6 @@ def variant_of(m: int, k: int, stored: Stored, dtype: torch.dtype, config: Narro
         "SPLIT": config.split,
         "FIT": int(config.fitted and tokens_of(m) <= 8),
         "UNITS": units,
-        "GROUP": units // stored.scale.shape[1],
         "SCALE": KINDS[stored.scale.dtype],
         "ZERO": KINDS[None if stored.zero is None else stored.zero.dtype],
         "HALF": int(dtype == torch.float16),

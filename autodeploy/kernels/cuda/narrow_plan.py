@@ -11,7 +11,7 @@ from autodeploy.kernels.cuda import why_unavailable
 from autodeploy.kernels.storage import Storage
 
 COLUMNS = 128
-"""Of a unit, 64 bytes of each row of the weight, in which groups begin and end."""
+"""Of a unit, 64 bytes of each row of the weight, which are a group."""
 UNIT_BYTES = 64
 TOKENS = (1, 8, 16)
 """For so many rows of x a kernel can be made."""
@@ -97,7 +97,7 @@ def declines(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> st
         return f"results of {n} columns fill no tile"
     if storage.groups == 1 or storage.scale_rows != n:
         return "scales are not those of groups of each row"
-    return None if (k // storage.groups) % COLUMNS == 0 else "groups are no whole number of units"
+    return None if k == storage.groups * COLUMNS else f"groups are not of {COLUMNS} numbers"
 
 
 def candidates(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> tuple[NarrowConfig, ...]:

@@ -10,7 +10,7 @@
 // block can hold its x in registers, x becomes float16, each row times a power of two: two of four nibbles are then taken
 // where they are, and not shifted.
 //
-// TOKENS is 1, 8 or 16; a row of the weight has UNITS of 64 bytes, of which GROUP share a scale and a zero point; SCALE and
+// TOKENS is 1, 8 or 16; a row of the weight has UNITS of 64 bytes, each with a scale and a zero point of its own; SCALE and
 // ZERO are kinds of numbers (0: none, 1: float32, 2: bfloat16, 3: float16, 4: uint8); HALF says that x and the result are
 // float16 and not bfloat16; GATE is an activation (0: none).
 
@@ -32,8 +32,7 @@ constexpr int PART = TOKENS == 1 ? 64 : 512 * EIGHTS, UNIT = PARTS * PART;
 constexpr int UNITS_A_WARP = (UNITS + TEAM * SPLIT - 1) / (TEAM * SPLIT);
 constexpr int BLOCK_UNITS = least(TEAM * UNITS_A_WARP, UNITS);
 constexpr bool EVEN = UNITS_A_WARP * TEAM * SPLIT == UNITS && UNITS_A_WARP % STEPS == 0;
-constexpr int GROUPS = UNITS / GROUP;
-constexpr bool TOGETHER = GROUP == 1 && EVEN && (SCALE == 2 || SCALE == 3) && !ZERO && STEPS > 1;  // scales of a turn
+constexpr bool TOGETHER = EVEN && (SCALE == 2 || SCALE == 3) && !ZERO && STEPS > 1;  // scales of a turn
 constexpr int SUMS = SLABS * EIGHTS;                                                               // of a lane, by four
 constexpr int OUTS = GATE ? ROWS / 2 : ROWS;
 constexpr bool APART = GATE && SLABS > 1;  // a gate and what it gates are in slabs of their own
@@ -325,10 +324,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) narrow(
             for (int slab = 0; slab < SLABS; slab++)
 #pragma unroll
                 for (int upper = 0; upper < 2; upper++) {
-                    const int row = weight_row(tile, slab * 16 + upper * 8 + row_of_eight, n) * GROUPS;
+                    const int row = weight_row(tile, slab * 16 + upper * 8 + row_of_eight, n) * UNITS;
 #pragma unroll
                     for (int step = 0; step < STEPS; step++) {
-                        const int at = row + (plain ? from : least(from + step, last - 1) / GROUP);
+                        const int at = row + (plain ? from : least(from + step, last - 1));
                         to.scale[slab][upper][step] = entry<SCALE>(scale, at, plain ? step : 0);
                         if (ZERO) to.zero[slab][upper][step] = entry<ZERO>(zero, at, plain ? step : 0);
                     }
@@ -340,9 +339,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) narrow(
 #pragma unroll
                 for (int upper = 0; upper < 2; upper++) {
                     const int row = weight_row(tile, slab * 16 + upper * 8 + row_of_eight, n);
-                    read_words(to.scale[slab][upper], (const u16*)scale + row * GROUPS + from);
+                    read_words(to.scale[slab][upper], (const u16*)scale + row * UNITS + from);
                 }
-        } else if (GROUP == 1 && from + STEPS <= last) {
+        } else if (from + STEPS <= last) {
             read(true);
         } else {
             read(false);
