@@ -16,8 +16,9 @@ from tests.kernels.steps import TOLERANCE, error
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-# tl.dot on bf16 gives garbage in the interpreter of triton 3.6
-DTYPES = [torch.float32, torch.float16] if INTERPRETED else [torch.float32, torch.float16, torch.bfloat16]
+# The interpreter takes minutes, and goes by the same lines for numbers that are rounded and that are not: one dtype is
+# enough, and tl.dot on bf16 gives garbage in that of triton 3.6.
+DTYPES = [torch.float16] if INTERPRETED else [torch.float32, torch.float16, torch.bfloat16]
 ON_DEVICE = [] if INTERPRETED else [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 

@@ -8,13 +8,12 @@ from torch import Tensor
 
 from autodeploy import ops
 from autodeploy.kernels import builtin_kernels
-from tests.kernels.device import INTERPRETED, close, device_test, draw
+from tests.kernels.device import DTYPES, INTERPRETED, close, device_test, draw
 
 summed = pytest.importorskip("autodeploy.kernels.triton.residual_linear")
 linear = pytest.importorskip("autodeploy.kernels.triton.linear")
 tiles = pytest.importorskip("autodeploy.kernels.triton.tiles_linear")
 
-DTYPES = [torch.float32, torch.float16] if INTERPRETED else [torch.float32, torch.float16, torch.bfloat16]
 SHAPES = [(64, 512), (48, 304)] if INTERPRETED else [(4096, 14336), (1000, 1104)]
 ROWS = [1, 5, 40, 70] if INTERPRETED else [1, 7, 33, 64, 200, 1100]
 

@@ -107,6 +107,7 @@ def test_without_it_an_artifact_names_what_is_missing(place: Path, results: list
     assert plain["operators"]["main"]["autodeploy.gated_activation.default"] == LAYERS
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(place: Path) -> None:
     done = run_with(
         place / "site", "-m", "pytest", "-q", "-p", "no:cacheprovider", "site-source/plugin_example/tests", cwd=place

@@ -45,6 +45,7 @@ def test_a_package_that_only_installs_us_can_update_its_files(tmp_path: Path) ->
     assert "-one" in run(tmp_path, "two\n")
 
 
+@pytest.mark.slow
 def test_the_kit_needs_neither_pytest_nor_torch_until_it_is_used() -> None:
     script = "import sys, autodeploy.testing; assert not {'pytest', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
