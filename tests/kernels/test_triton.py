@@ -1,4 +1,4 @@
-"""The Triton kernels through Triton's interpreter, in a process of its own: the variable must be set first."""
+"""The Triton kernels through Triton's interpreter, in processes of their own: the variable must be set first."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from autodeploy.kernels import triton
 from tests.kernels.device import INTERPRETED
 
 FILES = sorted(str(path) for path in Path(__file__).parent.glob("test_triton_*.py"))
+PARTS = 4
+"""Processes for all of them: one would be what everything else has to wait for."""
 
 
 @pytest.mark.skipif(INTERPRETED or not find_spec("triton"), reason="runs the others in the interpreter")
-def test_in_the_interpreter() -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_in_the_interpreter(part: int) -> None:
     scalars = "ignore:Conversion of an array with ndim:DeprecationWarning"  # the interpreter's own loop bounds
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", scalars, *FILES]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", scalars, *FILES[part::PARTS]]
     done = subprocess.run(
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
