@@ -17,6 +17,7 @@ from torch import Tensor
 from autodeploy.errors import AutodeployError
 from autodeploy.kernels.cuda.compile import Variant, binary
 from autodeploy.kernels.cuda.noting import is_noted
+from autodeploy.kernels.triton.launch import shared_memory
 
 Argument = Tensor | int | ctypes.Structure | ctypes.Array[Any] | None
 """A tensor or None is passed as where its data begins, an int as 32 bits, a structure by value."""
@@ -96,7 +97,7 @@ def _function(variant: Variant, device: torch.device) -> Any:
         function = _checked(driver.cuModuleGetFunction(module, variant.entry.encode()))
     names = driver.CUfunction_attribute
     own = _checked(driver.cuFuncGetAttribute(names.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function))
-    room = torch.cuda.get_device_properties(device).shared_memory_per_block_optin  # type: ignore[attr-defined]
+    room = shared_memory(device)
     most = names.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     _checked(driver.cuFuncSetAttribute(function, most, room - own))
     return function
