@@ -129,10 +129,14 @@ def _read(rows_at, unit, units, even: gl.constexpr, WORDS: gl.constexpr, weights
 def _read_entries(
     entries, row, unit, units, groups, exist: gl.constexpr, even: gl.constexpr, GROUP: gl.constexpr
 ):  # fmt: skip
-    """What `entries [rows, groups]` hold for several units of each row; anything unless they `exist`."""
+    """What `entries [rows, groups]` hold for several units of each row; anything unless they `exist`.
+
+    GROUP is 0 where whole rows share an entry.
+    """
     if exist:
         here = unit if even else gl.minimum(unit, units - 1)
-        found = gl.load(entries + (row.to(gl.int64) * groups + here // GROUP))
+        group = here // GROUP if GROUP > 0 else here * 0
+        found = gl.load(entries + (row.to(gl.int64) * groups + group))
     else:
         found = unit
     return found
