@@ -23,17 +23,18 @@ ops = torch.ops.autodeploy
 class MarkPrecision(Pass):
     """Write into each projection's weight which scheme it gets: of the first rule that matches, or else `scheme`.
 
-    The head is left as it is unless a rule names it. A weight that the checkpoint stores quantized stays as it is
-    stored, whatever the rules say: rounding twice would lose more.
+    The head gets `head` unless a rule names it; an embedding that it shares its weight with keeps its own. A weight
+    that the checkpoint stores quantized stays as it is stored, whatever the rules say: rounding twice would lose more.
     """
 
     name: ClassVar[str] = "mark_precision"
     stage: ClassVar[Stage] = Stage.CANONICALIZE
     exact: ClassVar[bool] = True
     scheme: str = "none"
+    head: str = "none"
     rules: tuple[Rule, ...] = Field(default=())
 
-    @field_validator("scheme")
+    @field_validator("scheme", "head")
     @classmethod
     def _is_known(cls, name: str) -> str:
         if name not in SCHEMES:
@@ -54,7 +55,8 @@ class MarkPrecision(Pass):
                 break
             mark(weight, precision)
             marks.append((name, precision))
-        if any(precision.scheme.is_quantized for _, precision in marks) or self.rules or self.scheme != "none":
+        asked = self.rules or {self.scheme, self.head} != {"none"}
+        if asked or any(precision.scheme.is_quantized for _, precision in marks):
             ctx.notes += _told(marks, gm)
         return sum(precision.scheme.is_quantized for _, precision in marks)
 
@@ -63,7 +65,8 @@ class MarkPrecision(Pass):
         if found is not None:
             return Precision(found.scheme, "stored so by the checkpoint")
         rows, columns = value(weight).shape
-        return decide(Projection(name, (rows, columns), "head" if is_head else "linear"), self.rules, self.scheme)
+        projection = Projection(name, (rows, columns), "head" if is_head else "linear")
+        return decide(projection, self.rules, self.scheme, self.head)
 
 
 def _head(gm: GraphModule, ctx: Context) -> Node | None:

@@ -73,6 +73,7 @@ def bench(
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
+    quantize_head: opt.QuantizeHead = None,
     kv_cache: opt.KvCache = None,
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
@@ -84,7 +85,9 @@ def bench(
     """Measure MODEL, or the program in ARTIFACT, on random prompts: with --run by workloads, else step by step."""
     opt.check_capture(capture)
     opt.check_load_format(load_format)
-    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, None, None, kv_cache=kv_cache)
+    options = opt.build_options(
+        gpu, dtype, recipe, workload, quantize, settings, None, None, quantize_head=quantize_head, kv_cache=kv_cache
+    )
     loading = Loading(model, options, load_format, capture, engine)
     if run:
         if batch or ablate:

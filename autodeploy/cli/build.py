@@ -78,6 +78,7 @@ def build(
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
+    quantize_head: opt.QuantizeHead = None,
     kv_cache: opt.KvCache = None,
     calibrate: opt.Calibrate = None,
     method: opt.Method = None,
@@ -103,7 +104,16 @@ def build(
     opt.check_load_format(load_format)
     opt.check_out(out)
     options = opt.build_options(
-        gpu, dtype, recipe, workload, quantize, settings, max_batch, max_tokens, kv_cache=kv_cache
+        gpu,
+        dtype,
+        recipe,
+        workload,
+        quantize,
+        settings,
+        max_batch,
+        max_tokens,
+        quantize_head=quantize_head,
+        kv_cache=kv_cache,
     )
     if dry_run:
         _show_plan(model, options, as_json)

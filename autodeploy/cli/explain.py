@@ -33,6 +33,7 @@ def explain(
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
+    quantize_head: opt.QuantizeHead = None,
     kv_cache: opt.KvCache = None,
     max_batch: opt.MaxBatch = None,
     max_tokens: opt.MaxTokens = None,
@@ -42,7 +43,16 @@ def explain(
 ) -> None:
     """Show the recipe that MODEL gets and why, or what one pattern does to it; reads no weights."""
     options = opt.build_options(
-        gpu, dtype, recipe, workload, quantize, settings, max_batch, max_tokens, kv_cache=kv_cache
+        gpu,
+        dtype,
+        recipe,
+        workload,
+        quantize,
+        settings,
+        max_batch,
+        max_tokens,
+        quantize_head=quantize_head,
+        kv_cache=kv_cache,
     )
     with RichProgress(output.err()) as progress:
         if pattern is not None:

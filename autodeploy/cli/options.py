@@ -66,6 +66,15 @@ Quantize = Annotated[
         rich_help_panel=BUILDING,
     ),
 ]
+QuantizeHead = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEME",
+        help="int8, fp8 or another scheme for the projection to logits, which --quantize leaves as it is"
+        " (passes.mark_precision.head).  [default: the recipe's]",
+        rich_help_panel=BUILDING,
+    ),
+]
 KvCache = Annotated[
     str | None,
     typer.Option(
@@ -128,16 +137,19 @@ def build_options(
     max_batch: int | None,
     max_tokens: int | None,
     *,
+    quantize_head: str | None = None,
     kv_cache: str | None = None,
 ) -> BuildOptions:
     """Check the options that need no model, and put the short forms of settings under `--set`'s, which win."""
     check_choice("--dtype", dtype, DTYPES)
     if quantize is not None:
         check_scheme(quantize)
+    if quantize_head is not None:
+        check_head(quantize_head)
     if kv_cache is not None:
         check_choice("--kv-cache", kv_cache, CACHES)
-    cached = {"passes.quantize_cache.format": kv_cache}
-    short = {"runtime.max_batch_size": max_batch, "runtime.max_num_tokens": max_tokens, **cached}
+    formats = {"passes.mark_precision.head": quantize_head, "passes.quantize_cache.format": kv_cache}
+    short = {"runtime.max_batch_size": max_batch, "runtime.max_num_tokens": max_tokens, **formats}
     given = {key: value for key, value in short.items() if value is not None}
     return BuildOptions(gpu, dtype, recipe, workload, quantize, {**given, **parse_settings(settings or ())})
 
@@ -155,6 +167,13 @@ def check_scheme(quantize: str) -> None:
 
     if quantize not in (option.AUTO, option.FASTEST):
         option.quantize_values(quantize)
+
+
+def check_head(scheme: str) -> None:
+    """Raise RecipeError, with the nearest name, for a scheme that the head cannot have."""
+    from autodeploy.quantization import find_scheme  # as above
+
+    find_scheme(scheme, "--quantize-head")
 
 
 def check_capture(capture: str | None) -> None:

@@ -34,6 +34,7 @@ def quantize(
     model: opt.Model,
     out: Out,
     quantize: Scheme = None,
+    quantize_head: opt.QuantizeHead = None,
     recipe: opt.Recipe = "auto",
     dtype: Dtype = "auto",
     calibrate: opt.Calibrate = None,
@@ -43,7 +44,9 @@ def quantize(
     debug: opt.Debug = False,
 ) -> None:
     """Round MODEL's projections and write a Hugging Face checkpoint in the layout of compressed-tensors."""
-    options = opt.build_options("cpu", dtype, recipe, "balanced", quantize, settings, None, None)
+    options = opt.build_options(
+        "cpu", dtype, recipe, "balanced", quantize, settings, None, None, quantize_head=quantize_head
+    )
     with RichProgress(output.err()) as progress:
         chosen = {"quantize": quantize, "recipe": recipe, "dtype": dtype, "set": options.set}
         chosen |= {"calibrate": calibrate, "method": method}

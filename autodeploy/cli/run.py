@@ -34,6 +34,7 @@ def generate(
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
+    quantize_head: opt.QuantizeHead = None,
     kv_cache: opt.KvCache = None,
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
@@ -44,7 +45,18 @@ def generate(
     debug: opt.Debug = False,
 ) -> None:
     """Answer prompts with MODEL, or with the program in ARTIFACT."""
-    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, max_batch, None, kv_cache=kv_cache)
+    options = opt.build_options(
+        gpu,
+        dtype,
+        recipe,
+        workload,
+        quantize,
+        settings,
+        max_batch,
+        None,
+        quantize_head=quantize_head,
+        kv_cache=kv_cache,
+    )
     params = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, stop=stop or None
     )
@@ -73,6 +85,7 @@ def serve(
     recipe: opt.Recipe = "auto",
     dtype: opt.Dtype = "auto",
     quantize: opt.Quantize = None,
+    quantize_head: opt.QuantizeHead = None,
     kv_cache: opt.KvCache = None,
     settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
@@ -85,7 +98,16 @@ def serve(
 ) -> None:
     """Serve MODEL, or the program in ARTIFACT, over HTTP as OpenAI's API does."""
     options = opt.build_options(
-        gpu, dtype, recipe, workload, quantize, settings, max_batch, max_tokens, kv_cache=kv_cache
+        gpu,
+        dtype,
+        recipe,
+        workload,
+        quantize,
+        settings,
+        max_batch,
+        max_tokens,
+        quantize_head=quantize_head,
+        kv_cache=kv_cache,
     )
     try:
         from autodeploy.runtime.server import listen, run

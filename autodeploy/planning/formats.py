@@ -69,6 +69,8 @@ def _schemes_of(recipe: Recipe) -> Iterator[tuple[str, Scheme]]:
     for key, scheme in named:
         found = SCHEMES[scheme] if isinstance(scheme, str) else Scheme.model_validate(scheme)
         yield f"passes.mark_precision.{key}={name_of(found)}", found
+    head = precision.get("head", "none")
+    yield f"--quantize-head {head} (passes.mark_precision.head)", SCHEMES[head]
     if options.get("quantize_cache", {}).get("format") == "fp8":
         yield "--kv-cache fp8 (passes.quantize_cache.format)", SCHEMES["fp8_weights"]
 

@@ -18,6 +18,7 @@ Kind = Literal["linear", "head"]
 
 _LAYERS = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 _EVERYTHING = "*"
+LEFT = "the head is left as it is unless --quantize-head or a rule names a scheme"
 
 
 @dataclass(frozen=True)
@@ -94,16 +95,17 @@ class Precision:
     reason: str
 
 
-def decide(projection: Projection, rules: Sequence[Rule], default: str) -> Precision:
+def decide(projection: Projection, rules: Sequence[Rule], default: str, head: str = "none") -> Precision:
     """The precision of `projection` by the first of `rules` that matches; `default` names the scheme of the rest.
 
-    The head is left as it is by `default`. So is a projection whose shape its scheme does not allow.
+    `head` names that of a head that no rule matches. A projection whose shape its scheme does not allow is left as it
+    is.
     """
     rule = next((one for one in rules if one.matches(projection)), None)
     if rule is not None:
         wanted = Precision(rule.resolved, str(rule))
     elif projection.kind == "head":
-        wanted = Precision(SCHEMES["none"], "the head is left as it is unless a rule names it")
+        wanted = Precision(SCHEMES[head], LEFT if head == "none" else f"head {head}")
     else:
         wanted = Precision(SCHEMES[default], f"scheme {default}")
     reason = wanted.scheme.declines(projection.shape)

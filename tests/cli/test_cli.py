@@ -62,6 +62,12 @@ def test_set_wins_over_the_short_options(run: Command, builder: FakeBuilder) -> 
     assert builder.calls[0][1]["set"] == {"runtime.max_num_tokens": 128}
 
 
+def test_formats_have_short_options(run: Command, builder: FakeBuilder) -> None:
+    run("build", "m", "--quantize", "int4", "--quantize-head", "int8", "--kv-cache", "fp8")
+    settings = {"passes.mark_precision.head": "int8", "passes.quantize_cache.format": "fp8"}
+    assert builder.calls[0][1]["set"] == settings
+
+
 def test_json_is_one_object(run: Command, builder: FakeBuilder) -> None:
     result = run("m", "--json")
     assert json.loads(result.out)["artifact"] == "m-autodeploy"
@@ -82,6 +88,7 @@ def test_a_dry_run_builds_nothing(run: Command, builder: FakeBuilder, monkeypatc
     ("words", "message"),
     [
         (("--quantize", "fp9"), "--quantize fp9: no such scheme; did you mean 'fp8'?"),
+        (("--quantize-head", "int9"), "--quantize-head int9: no such scheme; did you mean 'int8'?"),
         (("--kv-cache", "fp9"), "--kv-cache fp9: not a choice; did you mean 'fp8'?"),
         (("--tp", "2"), "--tp 2: this version runs on one device"),
         (("--pp", "2"), "--pp 2"),

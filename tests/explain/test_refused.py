@@ -29,6 +29,7 @@ def test_fp8_on_an_a100_is_refused_with_what_runs_there(model: str) -> None:
     ("key", "value"),
     [
         ("passes.mark_precision.scheme", "fp8"),
+        ("passes.mark_precision.head", "fp8"),
         ("passes.mark_precision.rules", [{"match": "*down*", "scheme": "nvfp4"}]),
         ("passes.mark_precision.rules", [{"scheme": {"weights": "fp8", "scope": "tensor"}}]),
         ("passes.quantize_cache.format", "fp8"),

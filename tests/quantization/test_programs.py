@@ -104,6 +104,21 @@ def test_every_format(name: str) -> None:
 
 def test_the_head_when_a_rule_names_it() -> None:
     rules = [{"kind": "head", "scheme": "int8"}]
-    built = check_against_plain("gemma", {"passes.mark_precision.rules": rules})
+    check_head({"passes.mark_precision.rules": rules})
+
+
+def test_the_head_by_an_option() -> None:
+    check_head({"passes.mark_precision.head": "int8"})
+
+
+def test_a_head_with_quantized_inputs() -> None:
+    built = build(config_of("llama"), source_of("llama"), values={"passes.mark_precision.head": "fp8"})
+    assert num_calls(built, "scaled_linear") == 1
+    got, plain = (replay(one.program, TOKEN_IDS, STEPS) for one in (built, plain_of("llama")))
+    assert 1e-4 < error(got, plain) <= 5e-2
+
+
+def check_head(values: Mapping[str, Any]) -> None:
+    built = check_against_plain("gemma", values)
     assert num_calls(built, "packed_linear") == 1
     assert any(name.startswith("model.embed_tokens") for name in built.weights)  # the tie: rows are still looked up

@@ -32,6 +32,15 @@ def test_the_head_is_left_alone_unless_a_rule_names_it() -> None:
     assert not Rule(kind="head", scheme="int8").matches(UP)
 
 
+def test_the_head_has_a_scheme_of_its_own_which_rules_override() -> None:
+    found = decide(HEAD, [Rule(scheme="int4")], "int4", head="int8")
+    assert (found.scheme, found.reason) == (SCHEMES["int8"], "head int8")
+    assert decide(HEAD, [Rule(match="lm_*", scheme="none")], "int4", head="int8").scheme == SCHEMES["none"]
+    assert decide(UP, [], "int4", head="int8").scheme == SCHEMES["int4"]
+    odd = decide(Projection("lm_head", (1000, 100), "head"), [], "none", head="int4")
+    assert odd.reason == "head int4, but its 100 inputs are no multiple of the group of 128"
+
+
 def test_a_shape_that_a_scheme_does_not_allow_falls_back_and_says_why() -> None:
     found = decide(Projection("proj", (576, 576)), [], "int4")
     assert not found.scheme.is_quantized
