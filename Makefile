@@ -29,12 +29,13 @@ lint: $(READY)
 bench: $(READY)
 	for one in $(wildcard benchmarks/*cpu*.py); do $(PYTHON) $$one || exit 1; done
 
-# Kernels spend their time in the compiler, so several processes check them where pytest-xdist is installed; an engine
-# takes what memory there is, so engines come one by one.
+# Kernels spend their time in the compiler, so several processes check them where pytest-xdist is installed. One whose
+# CUDA a test breaks is replaced. The longest tests come first.
+PROCESSES := --numprocesses=auto --maxprocesses=24 --dist=worksteal -p no:benchmark
+
 gpu-check: gpu-install
-	$(PYTHON) -m pytest -q -m gpu $(shell $(PYTHON) -c 'import xdist' 2>/dev/null && echo --numprocesses=auto -p no:benchmark) tests/kernels
-	$(PYTHON) -m pytest -q -m gpu tests/program tests/runtime tests/artifact/test_streaming.py tests/tuning/test_tune.py \
-		tests/smollm2/test_cuda.py
+	$(PYTHON) -m pytest -q -m gpu $(shell $(PYTHON) -c 'import xdist' 2>/dev/null && echo $(PROCESSES)) \
+		tests/smollm2/test_cuda.py tests/runtime tests/tuning tests/program tests/artifact/test_streaming.py tests/kernels
 
 gpu-bench: gpu-install
 	$(PYTHON) -m autodeploy bench benchmarks/configs/llama-3.1-8b --gpu h200 --load-format random \

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest_plugins = ["tests.broken_device"]
+
 # Tiny tensors gain nothing from threads, and the threads of two workers wait for each other. torch reads this when it
 # is imported, and so does what the tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

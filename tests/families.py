@@ -36,6 +36,8 @@ def kernel_table(device: str = "cpu") -> KernelTable:
     return builtin_kernels(device)
 
 
+UNTUNED: Mapping[str, Any] = MappingProxyType({"passes.tune_kernels": False})
+"""Values with which a GPU's table decides: to time every kernel of a tiny model takes ten seconds."""
 REFERENCES = KernelTable(reference.kernels())
 """No kernels but the references: what every machine makes of a graph, with a compiler or without."""
 

@@ -6,16 +6,21 @@ import pytest
 import torch
 
 from autodeploy import ops
-from tests.kernels.device import DEVICE, DTYPES, INTERPRETED, check, close, device_test, draw
+from tests.kernels.device import DEVICE, INTERPRETED, check, close, device_test, draw
 
 linear = pytest.importorskip("autodeploy.kernels.triton.linear")
 
-SHAPES = [(64, 512), (48, 300)] if INTERPRETED else [(6144, 4096), (4096, 14336), (1000, 1100)]
+HALF, BF16 = torch.float16, torch.bfloat16
+# Outputs, columns and dtypes: every configuration of each is a kernel to compile.
+SHAPES = (
+    [(64, 512, HALF), (48, 300, HALF)]
+    if INTERPRETED
+    else [(6144, 4096, BF16), (4096, 14336, HALF), (1000, 1100, BF16), (1000, 1100, torch.float32)]
+)
 
 
 @device_test
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "k"), SHAPES)
+@pytest.mark.parametrize(("n", "k", "dtype"), SHAPES)
 @pytest.mark.parametrize("m", [1, 2, 7, 17, 64])
 def test_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     x, weight, bias = draw(m, 2 * k, dtype=dtype)[:, k:], draw(n, k, dtype=dtype), draw(n, dtype=dtype)
@@ -36,8 +41,7 @@ def test_split_rows(m: int, matrix_units: bool, split: int) -> None:
 
 
 @device_test
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "k"), SHAPES)
+@pytest.mark.parametrize(("n", "k", "dtype"), SHAPES)
 @pytest.mark.parametrize("m", [1, 7, 64])
 def test_gated_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     x, weight, bias = draw(m, k, dtype=dtype) * 0.1, draw(n, k, dtype=dtype), draw(n, dtype=dtype)

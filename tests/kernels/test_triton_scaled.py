@@ -18,9 +18,17 @@ from tests.kernels.steps import error
 scaled = pytest.importorskip("autodeploy.kernels.triton.scaled_linear")
 quantized = pytest.importorskip("autodeploy.kernels.triton.quantized")
 
-OUT = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
-SHAPES = [(24, 160)] if INTERPRETED else [(4096, 14336), (1000, 1168), (40, 256)]
-ROWS = [1, 20] if INTERPRETED else [1, 3, 8, 17, 64, 70, 300, 1030]
+HALF, BF16 = torch.float16, torch.bfloat16
+# Rows, outputs and columns, each number of rows with shapes it may trip over; every way of each is a kernel to compile.
+CASES = (
+    [(1, 24, 160, HALF), (20, 24, 160, HALF)]
+    if INTERPRETED
+    else [
+        (1, 4096, 14336, BF16), (1, 1000, 1168, HALF), (3, 40, 256, BF16), (8, 4096, 14336, HALF),
+        (17, 1000, 1168, BF16), (64, 4096, 14336, BF16), (70, 1000, 1168, HALF), (300, 40, 256, BF16),
+        (1030, 4096, 14336, BF16), (1030, 1000, 1168, HALF),
+    ]
+)  # fmt: skip
 FORMATS = ["fp8", "int8"]
 TOLERANCE = 1e-2
 
@@ -62,10 +70,8 @@ def configurations(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage)
 
 
 @device_test
-@pytest.mark.parametrize("dtype", OUT)
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize(("n", "k"), SHAPES)
-@pytest.mark.parametrize("m", ROWS)
+@pytest.mark.parametrize(("m", "n", "k", "dtype"), CASES)
 def test_ways(m: int, n: int, k: int, format: str, dtype: torch.dtype) -> None:
     x, weight, bias = numbers(format, m, k), numbers(format, n, k), torch.randn(n, device=DEVICE).to(dtype)
     for xs, ws in layouts(m, n, k):

@@ -9,7 +9,7 @@ from autodeploy import ops
 from autodeploy.graph.nodes import calls_of
 from autodeploy.testing.families import VOCAB_SIZE, tiny_config, tiny_model
 from autodeploy.weights import MemorySource
-from tests.families import build, error, step_of
+from tests.families import UNTUNED, build, error, step_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -20,8 +20,8 @@ def test_a_captured_step_says_the_same_each_time(rows: int) -> None:
     config = tiny_config("llama")
     source = MemorySource(dict(tiny_model(config).state_dict()))
     step = step_of(torch.randint(3, VOCAB_SIZE, (rows,)).tolist(), 0, 4, "cuda")
-    built = build(config, source, device="cuda")
-    plain = build(config, source, device="cuda", values={"passes.fuse_residual_linear": False})
+    built = build(config, source, device="cuda", values=UNTUNED)
+    plain = build(config, source, device="cuda", values={**UNTUNED, "passes.fuse_residual_linear": False})
     assert calls_of(built.graph_module.graph, ops.residual_linear.overload)
     wanted = plain.program.forward(step, plain.program.new_cache(25, 4))
     cache = built.program.new_cache(25, 4)

@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.fixture(scope="module")
 def program() -> Program:
     config = tiny_config("llama")
-    return build(config, MemorySource(dict(tiny_model(config).state_dict())), device="cuda").program
+    source = MemorySource(dict(tiny_model(config).state_dict()))
+    return build(config, source, device="cuda", values={"passes.tune_kernels.max_rows": 16}).program
 
 
 def answers(program: Program, num_requests: int, **settings: Any) -> dict[str, list[int]]:

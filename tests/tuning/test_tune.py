@@ -34,7 +34,7 @@ def test_a_residual_is_added_by_every_choice() -> None:
     """Timing writes over residuals; what is checked, and what runs later, starts from whole ones."""
     matmul = replace(MATMUL, has_residual=True)
     table = builtin_kernels("cuda")
-    choices = tune_matmuls([matmul], table, max_rows=128)
+    choices = tune_matmuls([matmul], table, max_rows=64)
     weight = torch.randn(256, 512, dtype=torch.float16, device="cuda")
     for kernels in (table, table.overwriting()):
         run = tuned_linear(matmul, choices, kernels, residual_linear.reference)
@@ -49,7 +49,7 @@ def test_what_is_wrong_is_never_chosen() -> None:
         return x.new_zeros(x.shape[0], weight.shape[0])
 
     wrong = Kernel(linear, "wrong", nothing, priority=100)
-    choices = tune_matmuls([MATMUL], KernelTable([*builtin_kernels("cuda"), wrong]))
+    choices = tune_matmuls([MATMUL], KernelTable([*builtin_kernels("cuda"), wrong]), max_rows=2)
     assert "wrong" not in {choice.backend for _, choice in choices}
 
 
