@@ -28,6 +28,11 @@ def device_test(test: Any) -> Any:
     return test
 
 
+def later(*values: Any) -> Any:
+    """A case that the interpreter leaves to `make test-all`."""
+    return pytest.param(*values, marks=[pytest.mark.slow] if INTERPRETED else [])
+
+
 def kernel(op: CanonicalOp) -> Kernel:
     return next(one for one in triton.kernels() if one.op is op)
 

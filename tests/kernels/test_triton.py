@@ -13,20 +13,35 @@ import pytest
 from autodeploy.kernels import triton
 from tests.kernels.device import INTERPRETED
 
-FILES = sorted(str(path) for path in Path(__file__).parent.glob("test_triton_*.py"))
-PARTS = 4
+FOLDER = Path(__file__).parent
+FILES = sorted(str(path) for path in FOLDER.glob("test_triton_*.py"))
+PARTS = 2
 """Processes for all of them: one would be what everything else has to wait for."""
+interprets = pytest.mark.skipif(INTERPRETED or not find_spec("triton"), reason="runs the others in the interpreter")
 
 
-@pytest.mark.skipif(INTERPRETED or not find_spec("triton"), reason="runs the others in the interpreter")
-@pytest.mark.parametrize("part", range(PARTS))
-def test_in_the_interpreter(part: int) -> None:
+def interpret(part: int, which: str) -> None:
+    """Run a part of the files without what the folders above configure, which takes time to import."""
     scalars = "ignore:Conversion of an array with ndim:DeprecationWarning"  # the interpreter's own loop bounds
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", scalars, *FILES[part::PARTS]]
+    options = ["-q", "-m", which, "-p", "no:cacheprovider", f"--confcutdir={FOLDER}", "-W", scalars]
+    command = [sys.executable, "-m", "pytest", *options, *FILES[part::PARTS]]
     done = subprocess.run(
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-4000:]
+
+
+@interprets
+@pytest.mark.parametrize("part", range(PARTS))
+def test_in_the_interpreter(part: int) -> None:
+    interpret(part, "not slow")
+
+
+@interprets
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_rest_in_the_interpreter(part: int) -> None:
+    interpret(part, "slow")
 
 
 def test_table_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:

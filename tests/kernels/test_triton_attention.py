@@ -11,7 +11,7 @@ from torch import Tensor
 from autodeploy import ops
 from autodeploy.kernels.attention import Attention
 from autodeploy.kernels.triton.paged import Fresh, Paged, Scoring
-from tests.kernels.device import DEVICE, DTYPES, INTERPRETED, device_test, kernel
+from tests.kernels.device import DEVICE, DTYPES, INTERPRETED, device_test, kernel, later
 from tests.kernels.steps import TOLERANCE, Shape, error, make_step
 
 pytest.importorskip("triton")
@@ -25,7 +25,7 @@ MIXED = [(1, 40), (5, 5), (1, 1), (30, 90)]
 
 @device_test
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("group", "width"), [(1, 64), (3, 64), (8, 128), (3, 80), (1, 96), (2, 256)])
+@pytest.mark.parametrize(("group", "width"), [later(1, 64), (3, 64), (8, 128), (3, 80), later(1, 96), later(2, 256)])
 @pytest.mark.parametrize("requests", [DECODE, MIXED])
 def test_paged_attention(requests: list[tuple[int, int]], group: int, width: int, dtype: torch.dtype) -> None:
     shape = Shape(heads=2 * group, kv_heads=2, key_width=width, value_width=width)
@@ -42,13 +42,13 @@ def test_paged_attention(requests: list[tuple[int, int]], group: int, width: int
 @pytest.mark.parametrize(
     ("window", "softcap", "sinks", "alibi"),
     [
-        (None, 5.0, False, False),
+        later(None, 5.0, False, False),
         (None, None, True, True),
-        (None, 5.0, True, True),
+        later(None, 5.0, True, True),
         (1, None, False, True),
-        (17, None, True, False),
+        later(17, None, True, False),
         (17, 5.0, False, True),
-        (64, 5.0, True, False),
+        later(64, 5.0, True, False),
     ],
 )
 @pytest.mark.parametrize("requests", [DECODE, MIXED])
@@ -62,7 +62,7 @@ def test_masks(
 
 
 @device_test
-@pytest.mark.parametrize("page_size", [4, 16, 64, 24])
+@pytest.mark.parametrize("page_size", [4, later(16), later(64), 24])
 @pytest.mark.parametrize("requests", [[(0, 0), (3, 40), (0, 0), (1, 20)], [(4, 4), (0, 0), (0, 0), (0, 0), (0, 0)]])
 def test_requests_without_rows(requests: list[tuple[int, int]], page_size: int) -> None:
     """As a captured step has them: rows are padded, requests are padded, or there are fewer rows than requests."""
@@ -72,9 +72,9 @@ def test_requests_without_rows(requests: list[tuple[int, int]], page_size: int) 
 
 
 @device_test
-@pytest.mark.parametrize("config", [DecodeConfig(16, 3, 16), DecodeConfig(32, 7, 32), DecodeConfig(16, 0, 16)])
+@pytest.mark.parametrize("config", [DecodeConfig(16, 3, 16), later(DecodeConfig(32, 7, 32)), DecodeConfig(16, 0, 16)])
 @pytest.mark.parametrize(("page_size", "window", "sinks"), [(16, None, True), (64, 40, False), (5, 50, True)])
-@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("writes", [later(False), True])
 def test_decode_shares(config: DecodeConfig, page_size: int, window: int | None, sinks: bool, writes: bool) -> None:
     """Contexts cut into shares, more than some contexts fill; twice, since the first has to reset its counts."""
     shape = Shape(heads=6, kv_heads=2, page_size=page_size)
@@ -114,7 +114,7 @@ def test_more_shares_are_merged_than_few() -> None:
 
 @device_test
 @pytest.mark.parametrize("requests", [[(3, 40), (0, 0), (1, 20), (0, 0)], [(1, 40), (0, 0), (2, 2), (0, 0), (0, 0)]])
-@pytest.mark.parametrize("window", [None, 2, 30])
+@pytest.mark.parametrize("window", [later(None), 2, later(30)])
 @pytest.mark.parametrize("rotary", [0, 32])
 def test_rows_of_a_request_see_each_other(requests: list[tuple[int, int]], window: int | None, rotary: int) -> None:
     """Where rows do not outnumber requests, one kernel writes the cache and attends, and some request has several."""
@@ -148,7 +148,7 @@ def test_every_candidate_of_attention_is_right(prompt: bool) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("requests", [DECODE, MIXED])
 @pytest.mark.parametrize(("rotary", "interleaved", "padding"), [(64, False, 0), (20, True, 3)])
-@pytest.mark.parametrize("many", [1, 1024])
+@pytest.mark.parametrize("many", [1, later(1024)])
 def test_rope_paged_attention(
     requests: list[tuple[int, int]],
     many: int,
@@ -176,13 +176,13 @@ def test_rope_paged_attention(
 
 @device_test
 @pytest.mark.parametrize("cached", [torch.float8_e4m3fn, torch.int8])
-@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("scaled", [later(False), True])
 @pytest.mark.parametrize(
     ("rotated", "requests", "dtype"),
     [
         (True, DECODE, torch.float32),
-        (True, MIXED, torch.float32),
-        (False, DECODE, torch.bfloat16),  # its products are of halves, which the interpreter can multiply
+        later(True, MIXED, torch.float32),
+        later(False, DECODE, torch.bfloat16),  # its products are of halves, which the interpreter can multiply
         (False, MIXED, torch.bfloat16),
     ],
 )

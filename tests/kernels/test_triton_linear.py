@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autodeploy import ops
-from tests.kernels.device import DEVICE, INTERPRETED, check, close, device_test, draw
+from tests.kernels.device import DEVICE, INTERPRETED, check, close, device_test, draw, later
 
 linear = pytest.importorskip("autodeploy.kernels.triton.linear")
 
@@ -21,7 +21,7 @@ SHAPES = (
 
 @device_test
 @pytest.mark.parametrize(("n", "k", "dtype"), SHAPES)
-@pytest.mark.parametrize("m", [1, 2, 7, 17, 64])
+@pytest.mark.parametrize("m", [1, later(2), 7, later(17), 64])
 def test_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     x, weight, bias = draw(m, 2 * k, dtype=dtype)[:, k:], draw(n, k, dtype=dtype), draw(n, dtype=dtype)
     expected = x.double() @ weight.double().T
@@ -32,7 +32,7 @@ def test_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
 
 @device_test
 @pytest.mark.parametrize(("m", "matrix_units"), [(1, False), (1, True), (5, True)])
-@pytest.mark.parametrize("split", [2, 3, 7])
+@pytest.mark.parametrize("split", [later(2), later(3), 7])
 def test_split_rows(m: int, matrix_units: bool, split: int) -> None:
     """Shares of a row that are unequal, and some that are empty."""
     x, weight, bias = (draw(*size, dtype=torch.float32) for size in ((m, 96), (33, 96), (33,)))
@@ -42,7 +42,7 @@ def test_split_rows(m: int, matrix_units: bool, split: int) -> None:
 
 @device_test
 @pytest.mark.parametrize(("n", "k", "dtype"), SHAPES)
-@pytest.mark.parametrize("m", [1, 7, 64])
+@pytest.mark.parametrize("m", [later(1), 7, later(64)])
 def test_gated_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     x, weight, bias = draw(m, k, dtype=dtype) * 0.1, draw(n, k, dtype=dtype), draw(n, dtype=dtype)
     for config in linear.candidates(m, n, k, dtype):
@@ -53,7 +53,7 @@ def test_gated_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
 
 @device_test
 @pytest.mark.parametrize("kind", ops.ACTIVATIONS)
-@pytest.mark.parametrize("m", [1, 3, 65])
+@pytest.mark.parametrize("m", [later(1), 3, later(65)])
 def test_gated_linear(m: int, kind: str) -> None:
     x, weight, bias = (draw(*size, dtype=torch.float32) for size in ((2, m, 96), (2 * 33, 96), (2 * 33,)))
     x = x * 0.1

@@ -7,7 +7,7 @@ import torch
 
 from autodeploy import ops
 from autodeploy.kernels import builtin_kernels
-from tests.kernels.device import INTERPRETED, close, device_test, draw
+from tests.kernels.device import INTERPRETED, close, device_test, draw, later
 
 tiles = pytest.importorskip("autodeploy.kernels.triton.tiles_linear")
 shares = pytest.importorskip("autodeploy.kernels.triton.shares")
@@ -32,7 +32,7 @@ def test_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
 @device_test
 @pytest.mark.parametrize("ring", [False, True])
 @pytest.mark.parametrize("gate", [None, "gelu_tanh"])
-@pytest.mark.parametrize("split", [2, 7])
+@pytest.mark.parametrize("split", [later(2), 7])
 def test_shares(split: int, gate: str | None, ring: bool) -> None:
     """Shares that are unequal, some that are empty, and rows that tiles do not divide, twice: counters start anew."""
     x, weight, bias = (draw(*size, dtype=torch.float16) * 0.3 for size in ((40, 96), (2 * 33, 96), (2 * 33,)))
