@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,9 +13,7 @@ from autodeploy import artifact
 from autodeploy.artifact import Artifact
 from autodeploy.errors import ArtifactError, InputError, nearest
 from autodeploy.foresight import foresee
-from autodeploy.hub.checkpoint import describe_checkpoint
 from autodeploy.job import Job
-from autodeploy.plan import Plan, checkpoint_decisions
 from autodeploy.progress import NullProgress, Progress, stage
 from autodeploy.quality.search import Limits
 from autodeploy.quality.text import SAMPLE, read_text
@@ -25,27 +22,6 @@ from autodeploy.workpiece import Made, Wishes, make
 
 LOAD_FORMATS = ("auto", "random")
 _NONE: Mapping[str, Any] = MappingProxyType({})
-
-
-def plan(
-    model: str,
-    *,
-    gpu: str = "auto",
-    dtype: str = "auto",
-    recipe: str = "auto",
-    workload: str = "balanced",
-    quantize: str | None = None,
-    set: Mapping[str, Any] = _NONE,  # noqa: A002 (the command line's name)
-    progress: Progress | None = None,
-) -> Plan:
-    """Decide everything that a build would, and build nothing; a Hub model's weights are not downloaded."""
-    options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload}
-    progress = progress or NullProgress()
-    with stage(progress, "resolve"):
-        job = Job(model, **options, quantize=quantize, values=set, weights=False, progress=progress)
-    with stage(progress, "plan"):
-        found, files = job.plan(), checkpoint_decisions(describe_checkpoint(job.files), job.origin["stored"])
-        return replace(found, decisions=(*found.decisions, *files), outlook=job.outlook())
 
 
 def build(

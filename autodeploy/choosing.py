@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PretrainedConfig
 
 from autodeploy.discovery import discover
 from autodeploy.errors import InputError, UnsupportedError, nearest
@@ -21,6 +20,11 @@ from autodeploy.resolution import ResolvedRecipe
 from autodeploy.resolution import resolve as resolve_recipe
 from autodeploy.runtime.settings import RuntimeSettings
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from autodeploy.planning.facts import Facts
+
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 )
@@ -32,7 +36,7 @@ def target_device(choice: GpuChoice) -> torch.device:
     return torch.device("cpu" if choice.gpu.is_cpu else "cuda")
 
 
-def choose_dtype(name: str, gpu: GpuChoice, config: PretrainedConfig) -> tuple[torch.dtype, str]:
+def choose_dtype(name: str, gpu: GpuChoice, config: PretrainedConfig | Facts) -> tuple[torch.dtype, str]:
     """The dtype that `name` ("auto", "bf16", "fp16", "fp32") means on a device, and why; InputError when unknown."""
     if name != "auto":
         if name not in DTYPES:
@@ -57,7 +61,7 @@ def _refuse_dtype(name: str, gpu: Gpu) -> None:
 
 
 def resolve_settings(
-    config: PretrainedConfig,
+    config: PretrainedConfig | Facts,
     gpu: GpuChoice,
     *,
     recipe: str,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -95,6 +98,19 @@ def discover_serving() -> Registry:
 
     ours = Plugin(BUILTIN, ops=OPS, kernels=BACKENDS)
     return _registry([_Loaded(_provider(point), ours, _items(ours)) for point in points], ())
+
+
+@cache
+def surroundings() -> str:
+    """A hash of what code here rests on: all that is installed, by name and version, and the files of every plugin."""
+    installed = sorted({one.name for path in sys.path for one in Path(path or ".").glob("*.dist-info")})
+    packages = {"autodeploy", "autodeploy.passes", "autodeploy.patterns"}
+    packages |= {point.module.partition(".")[0] for point in entry_points(group=GROUP)}
+    specs = [spec for name in sorted(packages) if (spec := find_spec(name)) is not None]
+    folders = [Path(home) for spec in specs for home in spec.submodule_search_locations or ()]
+    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps([sys.version, installed, stamps]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

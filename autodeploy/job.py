@@ -5,27 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PretrainedConfig
 
 from autodeploy.artifact.manifest import MANIFEST, versions
 from autodeploy.calibration.request import Request
-from autodeploy.checkpoints import form_of
+from autodeploy.checkpoints import read_form
 from autodeploy.choosing import Recipe, choose_dtype, resolve_settings, target_device
-from autodeploy.discovery import discover, kernel_table
+from autodeploy.cost import Pace
+from autodeploy.discovery import discover
 from autodeploy.errors import ModelError, UnsupportedError
-from autodeploy.export import Traced, load_config, trace_model
 from autodeploy.hardware import GpuChoice, choose_gpu
 from autodeploy.hub import ModelFiles, resolve
+from autodeploy.hub.checkpoint import describe_checkpoint
 from autodeploy.layers import Choice
-from autodeploy.plan import Decision, Plan, recipe_decisions
+from autodeploy.plan import Decision, Plan, checkpoint_decisions, recipe_decisions
 from autodeploy.planning import (
     Estimate,
+    Facts,
     Fastest,
+    Kept,
     Outlook,
+    deciding_passes,
     estimate_model,
     fastest_scheme,
     look_ahead,
@@ -36,10 +41,13 @@ from autodeploy.planning import (
     refuse_recipe,
     refuse_scheme,
 )
-from autodeploy.progress import Progress, stage
+from autodeploy.progress import NullProgress, Progress, stage
 from autodeploy.quantization.option import AUTO, FASTEST, scheme_of_option
-from autodeploy.weights.safetensors_source import SafetensorsSource
-from autodeploy.weights.source import RandomSource, TensorSource
+
+if TYPE_CHECKING:  # what was planned before is planned again without transformers
+    from transformers import PretrainedConfig
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Job:
@@ -65,9 +73,10 @@ class Job:
         self.files: ModelFiles = resolve(model, weights=weights, packed=packed, progress=progress)
         if (self.files.folder / MANIFEST).is_file():
             raise ModelError(f"{model} is an artifact, built already: autodeploy serve {model}")
-        self.config: PretrainedConfig = load_config(self.files.folder)
-        self.form = form_of(self.config)
-        self.dtype, self.dtype_reason = choose_dtype(dtype, self.choice, self.config)
+        self._kept = Kept(self.files.folder)
+        self.facts: Facts = self._kept.facts() or self._read_facts()
+        self.form = read_form(self.facts.quantization)
+        self.dtype, self.dtype_reason = choose_dtype(dtype, self.choice, self.facts)
         self._quantize = quantize
         self.searches = quantize == AUTO
         """Whether an assignment of schemes is still to be found, for `adopt`."""
@@ -78,6 +87,24 @@ class Job:
         refuse_recipe(self.choice.gpu, self.recipe)
         self._plan()
         self._fastest = self._take_fastest() if quantize == FASTEST else None
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The config of the model as transformers reads it; ModelError where it can't."""
+        from autodeploy.export import load_config
+
+        return load_config(self.files.folder)
+
+    def _read_facts(self) -> Facts:
+        facts = Facts.of(self.config)
+        if self._is_known:
+            self._kept.keep_facts(facts)
+        return facts
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether the model is of transformers' own: another's code may change with no version to tell."""
+        return type(self.config).__module__.startswith("transformers.")
 
     def _plan(self) -> None:
         """Let the cost model choose settings, for a GPU; the figures of CPUs are too round for it."""
@@ -109,7 +136,7 @@ class Job:
 
     def resolve(self, values: Mapping[str, Any]) -> Recipe:
         """The job's recipe with `values` laid over it."""
-        return resolve_settings(self.config, self.choice, **self._options, values={**self._values, **values})
+        return resolve_settings(self.facts, self.choice, **self._options, values={**self._values, **values})
 
     def adopt(self, values: Mapping[str, Any]) -> None:
         """Lay `values` over the job's recipe for good."""
@@ -129,10 +156,17 @@ class Job:
         """What steps of the model cost, or why it cannot be traced."""
         as_costly = {"passes.quantize_cache.format": "fp8"}  # as int8, whose scales are found later
         recipe = self.resolve(as_costly) if self._cache_format == "int8" else self.recipe
+        asked = (self.dtype, self.device, deciding_passes(recipe))
+        figures = self._kept.figures(*asked)
+        if figures is not None:
+            return Estimate(self.choice.gpu, self.dtype, figures, Pace.of(self.choice.gpu))
         try:
-            return estimate_model(self.config, self.choice.gpu, self.dtype, recipe)
+            estimate = estimate_model(self.config, self.choice.gpu, self.dtype, recipe)
         except UnsupportedError as error:
             return error
+        if self._is_known:
+            self._kept.keep_figures(*asked, estimate.figures)
+        return estimate
 
     def outlook(self) -> Outlook:
         """What fits and how fast it will be; UnsupportedError for a model that transformers cannot make."""
@@ -144,9 +178,7 @@ class Job:
         """The decisions, each with its reason."""
         revision = f" at {self.files.revision}" if self.files.revision else ""
         decisions = (
-            Decision(
-                "model", f"{self.config.model_type}{revision}", f"{self.files.reference} is a {self.files.origin}"
-            ),
+            Decision("model", f"{self.facts.model_type}{revision}", f"{self.files.reference} is a {self.files.origin}"),
             Decision("device", self.choice.gpu.name, self.choice.reason),
             Decision("dtype", str(self.dtype).removeprefix("torch."), self.dtype_reason),
             *_quantization(self._quantize, self._fastest),
@@ -193,20 +225,30 @@ def _quantization(quantize: str | None, fastest: Fastest | None) -> tuple[Decisi
     return (Decision("quantize", quantize, found),)
 
 
-def trace_job(job: Job, load_format: str, progress: Progress) -> tuple[Traced, TensorSource]:
-    """The traced model, and where its weights will be read from."""
-    with stage(progress, "export"):
-        traced = trace_model(job.config, job.dtype)
-    for sentence in kernel_table(job.device).notes:
-        progress.note(sentence)
-    if load_format == "random":
-        return traced, RandomSource.of(traced.model)
-    return traced, SafetensorsSource(job.files.folder)
-
-
 def _identity(files: ModelFiles) -> list[Any]:
     """What changes when the model's files do: a commit, or the name, size and time of each file."""
     if files.revision is not None:
         return [files.reference, files.revision]
     found = sorted(file for file in files.folder.iterdir() if file.is_file())
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in found]
+
+
+def plan(
+    model: str,
+    *,
+    gpu: str = "auto",
+    dtype: str = "auto",
+    recipe: str = "auto",
+    workload: str = "balanced",
+    quantize: str | None = None,
+    set: Mapping[str, Any] = _NONE,  # noqa: A002 (the command line's name)
+    progress: Progress | None = None,
+) -> Plan:
+    """Decide everything that a build would, and build nothing; a Hub model's weights are not downloaded."""
+    options = {"gpu": gpu, "dtype": dtype, "recipe": recipe, "workload": workload}
+    progress = progress or NullProgress()
+    with stage(progress, "resolve"):
+        job = Job(model, **options, quantize=quantize, values=set, weights=False, progress=progress)
+    with stage(progress, "plan"):
+        found, files = job.plan(), checkpoint_decisions(describe_checkpoint(job.files), job.origin["stored"])
+        return replace(found, decisions=(*found.decisions, *files), outlook=job.outlook())

@@ -12,8 +12,8 @@ from autodeploy.calibration.model import calibrate_model
 from autodeploy.calibration.request import Request
 from autodeploy.calibration.result import Calibration
 from autodeploy.discovery import kernel_table
-from autodeploy.export import Traced
-from autodeploy.job import Job, trace_job
+from autodeploy.export import Traced, trace_model
+from autodeploy.job import Job
 from autodeploy.leftovers import describe
 from autodeploy.optimizer import Compiled, compile_graph
 from autodeploy.pipeline import PassReport, Stage
@@ -25,6 +25,7 @@ from autodeploy.quality.verdict import is_quantized, is_rounded, judge, needed
 from autodeploy.runtime.tokenizer import Tokenizer
 from autodeploy.verify import Verification
 from autodeploy.verify.model import model_samples, verify_passes
+from autodeploy.weights.safetensors_source import SafetensorsSource
 from autodeploy.weights.source import RandomSource, TensorSource
 
 
@@ -162,3 +163,14 @@ def make(job: Job, wishes: Wishes, progress: Progress) -> Made:
 def _told(history: Iterable[PassReport]) -> list[str]:
     """What passes have to tell, but for TUNE, which tells of every measurement."""
     return [note for report in history if report.stage != Stage.TUNE.name for note in report.notes]
+
+
+def trace_job(job: Job, load_format: str, progress: Progress) -> tuple[Traced, TensorSource]:
+    """The traced model, and where its weights will be read from."""
+    with stage(progress, "export"):
+        traced = trace_model(job.config, job.dtype)
+    for sentence in kernel_table(job.device).notes:
+        progress.note(sentence)
+    if load_format == "random":
+        return traced, RandomSource.of(traced.model)
+    return traced, SafetensorsSource(job.files.folder)

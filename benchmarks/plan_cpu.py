@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from machine import context
 
-from autodeploy.builder import plan
+from autodeploy.job import plan
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

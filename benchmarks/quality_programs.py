@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from autodeploy.calibration.model import calibrate_model
 from autodeploy.calibration.request import Request
-from autodeploy.job import Job, trace_job
+from autodeploy.job import Job
 from autodeploy.optimizer import compile_graph, make_program
 from autodeploy.program import Program
 from autodeploy.progress import NullProgress
@@ -19,6 +19,7 @@ from autodeploy.quality import Text, read_text
 from autodeploy.quality.assessment import Assessment
 from autodeploy.quality.search import Assignment, Limits
 from autodeploy.quantization.option import TECHNIQUES
+from autodeploy.workpiece import trace_job
 
 UNTUNED = {"passes.tune_kernels": False}
 SEARCHED = Limits(max_kl=0.03)

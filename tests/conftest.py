@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 
@@ -33,3 +34,10 @@ def _export_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trace, "_export", Exports(trace._export))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _plan_anew(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep nothing of a plan from one test to the next: some change the code of models."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{uuid4().hex}"
+    monkeypatch.setattr("autodeploy.planning.kept.cache_dir", lambda: folder)

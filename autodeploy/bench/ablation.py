@@ -15,12 +15,13 @@ from autodeploy.bench.measure import Load, spread, time_load
 from autodeploy.choosing import Recipe
 from autodeploy.errors import AutodeployError
 from autodeploy.export import Traced
-from autodeploy.job import Job, trace_job
+from autodeploy.job import Job
 from autodeploy.optimizer import Compiled, compile_graph, make_program
 from autodeploy.progress import Progress
 from autodeploy.runtime.engine import Engine
 from autodeploy.runtime.model import StepInputs
 from autodeploy.weights.source import TensorSource
+from autodeploy.workpiece import trace_job
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Protocol
 from autodeploy.bench.ceilings import Ceilings
 from autodeploy.bench.figure import Figure
 from autodeploy.bench.requests import answer_seconds, first_token_seconds, random_prompts
-from autodeploy.cost import Cost, CostModel, Pace, StepShape
+from autodeploy.cost import Cost, Costs, Pace, StepShape
 from autodeploy.runtime.llm import LLM
 
 ROUNDS = 3
@@ -24,7 +24,7 @@ WARMING = 128
 class Floors:
     """What the floor of a figure is computed from."""
 
-    model: CostModel
+    model: Costs
     ceilings: Ceilings
     max_batch_size: int
     pace: Pace | None = None

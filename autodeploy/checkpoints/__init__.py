@@ -4,6 +4,6 @@ One module reads one form; `registry` lists them by the `quant_method` of a conf
 """
 
 from autodeploy.checkpoints.form import Form
-from autodeploy.checkpoints.registry import form_of, known, outline, unpack
+from autodeploy.checkpoints.registry import fields_of, form_of, known, outline, read_form, unpack
 
-__all__ = ["Form", "form_of", "known", "outline", "unpack"]
+__all__ = ["Form", "fields_of", "form_of", "known", "outline", "read_form", "unpack"]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PretrainedConfig
 
 from autodeploy.checkpoints.awq import Awq
 from autodeploy.checkpoints.compressed_tensors import CompressedTensors
@@ -21,6 +20,9 @@ from autodeploy.checkpoints.mxfp4 import Mxfp4
 from autodeploy.errors import UnsupportedError
 from autodeploy.weights.expression import Expression, Stored
 from autodeploy.weights.source import RandomSource, TensorSource
+
+if TYPE_CHECKING:  # a plan that is kept does without transformers
+    from transformers import PretrainedConfig
 
 FORMS: Mapping[str, Callable[[Fields], Form]] = MappingProxyType(
     {
@@ -42,11 +44,15 @@ def known() -> list[str]:
 
 
 def form_of(config: PretrainedConfig) -> Form | None:
-    """The form of the checkpoint of a model, None for one that is not quantized.
+    """The form of the checkpoint of a model, as `read_form` has it."""
+    return read_form(fields_of(config))
+
+
+def read_form(fields: Fields | None) -> Form | None:
+    """The form of a checkpoint whose config says so of quantization, None for one that is not quantized.
 
     Raises UnsupportedError for a form we do not know, and CheckpointError for one whose settings make no sense.
     """
-    fields = _fields(config) or _fields(config.get_text_config())
     if fields is None:
         return None
     method = str(fields.get("quant_method", ""))
@@ -54,6 +60,11 @@ def form_of(config: PretrainedConfig) -> Form | None:
         called = f"quant_method {method!r}" if method else "it names no quant_method, which"
         raise UnsupportedError(f"{WHERE}: {called} is not a form of quantized checkpoint we read: {', '.join(known())}")
     return FORMS[method](fields)
+
+
+def fields_of(config: PretrainedConfig) -> Fields | None:
+    """What a config says of quantization, None where it says nothing."""
+    return _fields(config) or _fields(config.get_text_config())
 
 
 def unpack(source: TensorSource, form: Form | None) -> dict[str, Expression]:

@@ -76,7 +76,7 @@ def quantize(model: str, *, progress: Progress, **options: Any) -> Written:
 
 def plan(model: str, *, progress: Progress, **options: Any) -> Plan:
     """Decide everything a build would, and build nothing."""
-    decided: Plan = import_module("autodeploy.builder").plan(model, progress=progress, **options)
+    decided: Plan = import_module("autodeploy.job").plan(model, progress=progress, **options)
     return decided
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from autodeploy.cost.model import CostModel
+from autodeploy.cost.costs import Costs
 from autodeploy.cost.step import StepShape
 from autodeploy.hardware import Gpu
 from autodeploy.runtime.memory import CPU_SHARE, CUDA_HEADROOM
@@ -59,7 +59,7 @@ class Fit:
         return {**own, "cache": self.cache, "cache_tokens": self.cache_tokens, "num_devices": self.num_devices}
 
 
-def fit_memory(gpu: Gpu, model: CostModel, weight_bytes: float, max_batch_size: int, max_num_tokens: int) -> Fit:
+def fit_memory(gpu: Gpu, model: Costs, weight_bytes: float, max_batch_size: int, max_num_tokens: int) -> Fit:
     """Share out the memory of `gpu` between weights, the largest steps, and the cache.
 
     Like the runtime, it adds up the largest prompt chunk, twice, and the largest decode step.

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from autodeploy.artifact import Artifact
+from autodeploy.cost.costs import Costs
 from autodeploy.cost.peak import alive_bytes, peak_bytes
-from autodeploy.cost.reach import EIGHT_BITS
-from autodeploy.cost.step import Cost, StepShape
+from autodeploy.cost.step import StepShape
 from autodeploy.cost.work import META, Work, count_works
 from autodeploy.program import ProgramSpec
 from autodeploy.runtime.model import StepInputs
@@ -24,7 +24,7 @@ def once(_: Node) -> float:
 
 
 @dataclass(frozen=True)
-class CostModel:
+class CostModel(Costs):
     """Counts what steps of one program cost. Its graph's weights are on the meta device.
 
     Where the graph has only some of the layers, `times` says for how many calls each stands. `twins` are weights that
@@ -50,18 +50,6 @@ class CostModel:
         if rows not in self._works:
             self._works[rows] = count_works(self.graph_module, self._inputs(shape), self.times)
         return [one.at(shape) for one in self._works[rows]]
-
-    def cost(self, shape: StepShape) -> Cost:
-        """The least that a step costs: each weight is read once, and so is the cache of each request.
-
-        Of an embedding only the rows of the tokens count, of experts the share that evenly spread tokens would choose.
-        Activations are taken to stay on the chip.
-        """
-        works = self.works(shape)
-        weights = {name: size * work.times for work in works for name, size in work.weight_bytes.items()}
-        cache = sum(work.cache_bytes * work.times for work in works)
-        narrow = sum(work.num_flops * work.times for work in works if work.precision in EIGHT_BITS)
-        return Cost(cache + sum(weights.values()), sum(work.num_flops * work.times for work in works), narrow)
 
     def peak_bytes(self, shape: StepShape) -> int:
         """The memory that a step takes for its activations."""

@@ -33,6 +33,20 @@ class Attended:
 
 
 @dataclass(frozen=True)
+class Routed:
+    """Tokens that each choose some of the experts."""
+
+    num_experts: int
+    num_chosen: int
+    num_tokens: int
+
+    @property
+    def share(self) -> float:
+        """The expected share of experts that somebody chooses, when each token chooses evenly."""
+        return float(1 - (1 - self.num_chosen / self.num_experts) ** self.num_tokens)
+
+
+@dataclass(frozen=True)
 class Work:
     """One call in a step.
 
@@ -57,6 +71,8 @@ class Work:
     num_decoded: float = 0.0
     """Elements of its weight that are widened to 16 bits as they are multiplied."""
     attended: Attended | None = None
+    routed: Routed | None = None
+    """Of experts, which tokens choose them: `weight_bytes` are those of the ones that are chosen."""
 
     def at(self, shape: StepShape) -> Work:
         """The same where each request has as many tokens in the cache as in `shape`."""
@@ -65,6 +81,11 @@ class Work:
         seen, pairs = (shape.num_requests * one(self.attended.window) for one in (shape.num_seen, shape.num_pairs))
         cache, flops = seen * self.attended.bytes_per_token, pairs * self.attended.flops_per_pair
         return replace(self, cache_bytes=cache, num_flops=flops)
+
+    def whole_bytes(self, name: str) -> float:
+        """Bytes of one weight, of experts with those that nobody chooses."""
+        size = self.weight_bytes[name]
+        return size if self.routed is None else float(round(size / self.routed.share))
 
     @property
     def num_bytes(self) -> float:
@@ -113,13 +134,14 @@ class _Counter(Interpreter):
         named = arguments(node)
         attends = "key_pages" in named
         rows = [self.env[one] for one in ins if not attends or one is named["q"]]
+        routed = self._routed(named, outs[0]) if _has_experts(target) else None
         work = Work(
             node.name,
             target.__name__.partition(".")[0],
             _kind(target, named),
             module_path(node),
             str((rows[0] if rows else outs[0]).dtype).removeprefix("torch."),
-            self._weights(node, named, outs[0]),
+            self._weights(node, outs[0], 1.0 if routed is None else routed.share),
             0.0,
             float(sum(one.nbytes for one in (*rows, *outs))) if not _looks_up(target) else 2.0 * outs[0].nbytes,
             0.0 if attends else self._product(target, named, outs[0]),
@@ -127,19 +149,19 @@ class _Counter(Interpreter):
             any(self.env[one].itemsize == 1 for one in node.all_input_nodes if one.op == "get_attr"),
             float(len(self.env[named["weight"]]) * rows[0].shape[-1]) if target is PACKED else 0.0,
             self._attended(named) if attends else None,
+            routed,
         )
         self.works.append(work)
 
-    def _weights(self, node: Node, named: Mapping[str, Any], out: Tensor) -> dict[str, float]:
-        """Of an embedding only the rows of the tokens count, of experts those that evenly spread tokens choose."""
+    def _weights(self, node: Node, out: Tensor, share: float) -> dict[str, float]:
+        """Of an embedding only the rows of the tokens count, of experts the share that somebody chooses."""
         weights = [one for one in node.all_input_nodes if one.op == "get_attr"]
         if _looks_up(node.target):
             return {f"{one.target} (rows)": float(out.nbytes) for one in weights}
-        share = 1.0
-        if _has_experts(node.target):
-            num_experts = len(self.env[named["weight"]])
-            share = chosen_share(num_experts, out.shape[-2], out.shape[:-2].numel())
         return {str(one.target): share * self.env[one].nbytes for one in weights}
+
+    def _routed(self, named: Mapping[str, Any], out: Tensor) -> Routed:
+        return Routed(len(self.env[named["weight"]]), out.shape[-2], out.shape[:-2].numel())
 
     def _product(self, target: torch._ops.OpOverload, named: Mapping[str, Any], out: Tensor) -> float:
         """Two operations for each element of a weight and each row that it is multiplied with."""
@@ -180,8 +202,3 @@ def _looks_up(target: Any) -> bool:
 
 def _has_experts(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and "expert" in target.__name__
-
-
-def chosen_share(num_experts: int, num_chosen: int, num_tokens: int) -> float:
-    """The expected share of experts that somebody chooses, when each token chooses evenly."""
-    return float(1 - (1 - num_chosen / num_experts) ** num_tokens)

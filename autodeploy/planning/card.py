@@ -1,16 +1,14 @@
-"""What a model is, from its config and the graph of its first layers."""
+"""What a model is."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch.fx import Node
-
-from autodeploy.cost import Counted, attends
-from autodeploy.graph.nodes import arguments, value
 from autodeploy.planning.estimate import Estimate
+
+if TYPE_CHECKING:
+    from autodeploy.cost.sample import Counted
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,14 @@ class ModelCard:
 
 def draw_card(estimate: Estimate) -> ModelCard:
     """The card of a model that was traced."""
-    spec = estimate.model.spec
+    spec, figures = estimate.model.spec, estimate.figures
     return ModelCard(
-        estimate.config.model_type,
-        estimate.counted.num_parameters,
-        estimate.sample.num_layers,
-        len(set(estimate.counted.layers)),
+        figures.architecture,
+        figures.num_parameters,
+        figures.num_layers,
+        figures.layer_kinds,
         _active_parameters(estimate),
-        _attention(estimate),
+        figures.attention,
         spec.max_model_len,
         spec.vocab_size,
         estimate.weight_bytes,
@@ -59,29 +57,4 @@ def plain_card(model_type: str, counted: Counted) -> ModelCard:
 def _active_parameters(estimate: Estimate) -> int:
     """One token reads of the experts what it chooses."""
     others = estimate.expert_bytes() - estimate.expert_bytes(num_tokens=1)
-    return estimate.counted.num_parameters - int(others / estimate.dtype.itemsize)
-
-
-def _attention(estimate: Estimate) -> str:
-    """How queries share keys, and how far they see, by layer."""
-    graph = estimate.model.graph_module.graph
-    kinds: dict[str, float] = defaultdict(float)
-    for node in filter(attends, graph.nodes):
-        kinds[_kind(node)] += estimate.model.times(node)
-    ordered = sorted(kinds.items(), key=lambda pair: -pair[1])
-    parts = [f"{count:.0f} layers of {kind}" if len(kinds) > 1 else kind for kind, count in ordered]
-    return "; ".join(parts) or "none"
-
-
-def _kind(node: Node) -> str:
-    named = arguments(node)
-    q, keys, values = (value(named[name]) for name in ("q", "key_pages", "value_pages"))
-    heads, shared, width = int(q.shape[-2]), int(keys.shape[1]), int(keys.shape[3])
-    if heads == shared:
-        kind = f"multi-head attention, {heads} heads"
-    elif shared == 1:
-        kind = f"multi-query attention, {heads} heads"
-    else:
-        kind = f"grouped-query attention, {heads} heads on {shared}"
-    size = f"{kind} of {width}" if values.shape[3] == width else f"{kind} of {width} and {int(values.shape[3])}"
-    return size if named["window"] is None else f"{size}, window {named['window']:,}"
+    return estimate.figures.num_parameters - int(others / estimate.dtype.itemsize)

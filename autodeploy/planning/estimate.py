@@ -1,57 +1,40 @@
-"""A model on a device, known well enough to predict: its first layers, traced and optimized without weights."""
+"""A model on a device, known well enough to predict."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PretrainedConfig
 
-from autodeploy.checkpoints import form_of, outline
 from autodeploy.choosing import Recipe
-from autodeploy.cost import (
-    CostModel,
-    Counted,
-    Fit,
-    Pace,
-    Sample,
-    Step,
-    StepShape,
-    count_model,
-    fit_memory,
-    sample_layers,
-)
-from autodeploy.discovery import discover, kernel_table
-from autodeploy.errors import UnsupportedError
-from autodeploy.export import trace_model
+from autodeploy.cost import Costs, Fit, Pace, Step, StepShape, fit_memory
 from autodeploy.hardware import Gpu
-from autodeploy.kernels import KernelTable, reference_kernel
-from autodeploy.optimizer import program_spec
-from autodeploy.pipeline import Pass, Stage, run_passes
-from autodeploy.prepare import prepare
-from autodeploy.quantization import Rule
-from autodeploy.weights.source import RandomSource
+from autodeploy.pipeline import Pass, Stage
+from autodeploy.planning.figures import ModelFigures
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 CROWD = 4096
 """Tokens of a step that meets every expert."""
-MARKS = "mark_precision"
-"""The pass that settles what each projection gets."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What steps of a model cost on a device. The figures are of the whole model, though `sample` was traced."""
+    """What steps of a model cost on a device."""
 
-    config: PretrainedConfig
     gpu: Gpu
     dtype: torch.dtype
-    counted: Counted
-    sample: Sample
-    model: CostModel
+    figures: ModelFigures
     pace: Pace
     _steps: dict[StepShape, Step] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def model(self) -> Costs:
+        """What its steps cost on any device."""
+        return self.figures.costs
 
     def step(self, shape: StepShape) -> Step:
         """The prediction for a step."""
@@ -86,37 +69,13 @@ class Estimate:
 
 
 def estimate_model(config: PretrainedConfig, gpu: Gpu, dtype: torch.dtype, recipe: Recipe) -> Estimate:
-    """Trace as many layers of a model as it takes, and run the passes that decide what its operators are.
+    """Trace a model's first layers for an estimate; UnsupportedError for a model that cannot be traced."""
+    from autodeploy.planning.tracing import trace_figures  # it imports what a plan that is kept does without
 
-    Raises UnsupportedError for a model that cannot be traced.
-    """
-    counted = count_model(config)
-    sample = sample_layers(config, counted)
-    traced = trace_model(sample.config, dtype)
     device = torch.device("cpu" if gpu.is_cpu else "cuda")
-    passes = _as_stored(config, tuple(one for _, one in recipe.passes if one.stage < Stage.TUNE))
-    source = outline(RandomSource.of(traced.model), form_of(config))
-    graph_module, context = prepare(traced, source, device, planning_kernels(device))
-    run_passes(graph_module, passes, context)
-    spec = program_spec(replace(traced, config=config), graph_module)
-    if spec is None:
-        raise UnsupportedError(f"model type {config.model_type!r} is no causal language model")
-    twins = frozenset(name for name, owner in context.weights.owners().items() if name != owner)
-    model = CostModel(graph_module, spec, sample.times, twins)
-    return Estimate(config, gpu, dtype, counted, sample, model, Pace.of(gpu))
+    return Estimate(gpu, dtype, trace_figures(config, dtype, device, deciding_passes(recipe)), Pace.of(gpu))
 
 
-def _as_stored(config: PretrainedConfig, passes: Sequence[Pass]) -> Sequence[Pass]:
-    """The passes, but that each projection gets what a checkpoint that is quantized already holds."""
-    form = form_of(config)
-    if form is None or form.scheme is None:
-        return passes
-    rule = Rule(scheme=form.scheme)
-    return tuple(one.model_copy(update={"rules": (rule,)}) if one.name == MARKS else one for one in passes)
-
-
-def planning_kernels(device: torch.device) -> KernelTable:
-    """The kernels to plan with: for the CPU the references alone, since a plan is not worth a compiler's run."""
-    if device.type == "cuda":
-        return kernel_table(device)
-    return KernelTable([reference_kernel(op) for op in discover().ops.values()])
+def deciding_passes(recipe: Recipe) -> tuple[Pass, ...]:
+    """The passes of a recipe that decide what a program's operators are."""
+    return tuple(one for _, one in recipe.passes if one.stage < Stage.TUNE)

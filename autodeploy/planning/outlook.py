@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PretrainedConfig
 
-from autodeploy.cost import Fit, count_model
+from autodeploy.cost import Fit
 from autodeploy.hardware import Gpu
 from autodeploy.planning.alternatives import Alternative, reject, too_large
 from autodeploy.planning.card import ModelCard, draw_card, plain_card
 from autodeploy.planning.estimate import Estimate
 from autodeploy.planning.speed import Speed, batch_table, decode_speeds, prompt_speeds
 from autodeploy.runtime.settings import RuntimeSettings
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def look_ahead(estimate: Estimate, settings: RuntimeSettings, context: int) -> O
 
 def look_at_weights(config: PretrainedConfig, gpu: Gpu, dtype: torch.dtype, reason: str) -> Outlook:
     """What is known of a model that cannot be traced: its size. `reason` is why; a build will say the same."""
+    from autodeploy.cost.sample import count_model  # it imports transformers
+
     counted = count_model(config)
     fit = Fit(gpu.memory_gb * 1e9, float(counted.num_parameters * dtype.itemsize), 0.0, 0.0, 0.0)
     card = plain_card(config.model_type, counted)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import torch
 
-from autodeploy.cache import cache_dir
+from autodeploy.cache import cache_dir, replace_file
 from autodeploy.tuning.choices import Choices, choices_from
 
 Conditions = Mapping[str, str]
@@ -41,12 +39,8 @@ def load_choices(known: Conditions) -> Choices:
 
 def save_choices(known: Conditions, choices: Choices) -> None:
     """Add `choices` to those saved under the same conditions; the file is replaced whole."""
-    path = _path(known)
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = {"conditions": dict(known), "choices": (load_choices(known) | choices).as_data()}
-    with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        json.dump(data, file, indent=1)
-    os.replace(file.name, path)
+    replace_file(_path(known), json.dumps(data, indent=1))
 
 
 def _path(known: Conditions) -> Path:

@@ -14,11 +14,12 @@ from autodeploy.bench.ablation import Ablation, PassWorth, without_pass
 from autodeploy.bench.measure import spread
 from autodeploy.cli import main
 from autodeploy.errors import InputError, RequestError
-from autodeploy.job import Job, trace_job
+from autodeploy.job import Job
 from autodeploy.optimizer import compile_graph
 from autodeploy.progress import NullProgress
 from autodeploy.runtime.engine import Engine
 from autodeploy.runtime.settings import RuntimeSettings
+from autodeploy.workpiece import trace_job
 from tests.runtime.fakes import ScriptedModel
 
 LOAD = ("--prompt-tokens", "6", "--new-tokens", "4", "--repeat", "2")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import autodeploy as ad
-from autodeploy import builder
 from autodeploy.errors import InputError, RecipeError
+from autodeploy.job import plan
 from autodeploy.optimizer import optimize, trace
 from autodeploy.testing.families import tiny_config
 
@@ -41,7 +41,7 @@ def test_random_weights_are_quantized_too(model_folder: Path, tmp_path: Path, sc
 
 
 def test_the_plan_says_the_scheme_and_the_build_is_another(model_folder: Path, tmp_path: Path) -> None:
-    plain, quantized = (builder.plan(str(model_folder), gpu="cpu", quantize=name) for name in (None, "fp8"))
+    plain, quantized = (plan(str(model_folder), gpu="cpu", quantize=name) for name in (None, "fp8"))
     decisions = {one.what: one for one in quantized.decisions}
     assert decisions["quantize"].value == "fp8"
     assert decisions["quantize"].reason == "weights in fp8, a scale each output, inputs too, each token"

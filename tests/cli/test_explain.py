@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from autodeploy.builder import plan
 from autodeploy.explanation import explain_pattern
+from autodeploy.job import plan
 from tests.cli.conftest import FakeBuilder, Run
 from tests.families import config_of
 

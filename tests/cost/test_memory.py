@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import autodeploy as ad
-from autodeploy.builder import plan
 from autodeploy.cost import CostModel, Fit
+from autodeploy.job import plan
 from autodeploy.testing import tiny_config
 
 QUICK = (("llama", {"tie_word_embeddings": True}, None), ("llama", {"tie_word_embeddings": False}, None))

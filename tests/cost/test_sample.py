@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from autodeploy.choosing import resolve_settings
-from autodeploy.cost import Cost, StepShape, count_model, sample_layers
-from autodeploy.cost.sample import Sample
+from autodeploy.cost import Cost, StepShape
+from autodeploy.cost.sample import Sample, count_model, sample_layers
 from autodeploy.hardware import GpuChoice, load_gpu
 from autodeploy.planning import Estimate, estimate_model
-from autodeploy.planning import estimate as module
+from autodeploy.planning import tracing as module
 from autodeploy.testing import tiny_config
 
 SHAPES = (StepShape(3, 1, 50), StepShape(1, 20, 20))
@@ -44,11 +44,11 @@ def estimate(model_type: str, quantize: str | None = None, **options: object) ->
 def test_a_sample_costs_what_the_whole_does(
     model_type: str, options: dict[str, Any], traced: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = tiny_config(model_type, **{key: value for key, value in options.items() if key != "quantize"})
+    assert sample_layers(config, count_model(config)).config.num_hidden_layers == traced
     short = estimate(model_type, **options)
-    assert short.sample.config.num_hidden_layers == traced
     monkeypatch.setattr(module, "sample_layers", lambda config, counted: Sample(config, len(counted.layers)))
     whole = estimate(model_type, **options)
-    assert whole.sample.config.num_hidden_layers == options["num_hidden_layers"]
     for shape in SHAPES:
         assert near(short.model.cost(shape), whole.model.cost(shape))
         # what a layer's first norm adds depends on the layer before, which may be of another kind in the sample

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autodeploy.builder import plan
+from autodeploy.job import plan
 from autodeploy.plan import Plan
 from tests.explain.models import MODELS
 

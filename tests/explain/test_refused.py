@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from autodeploy.builder import plan
 from autodeploy.errors import UnsupportedError
 from autodeploy.hardware import load_gpu
+from autodeploy.job import plan
 from autodeploy.planning.formats import why_not
 from autodeploy.testing import tiny_config
 

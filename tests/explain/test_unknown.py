@@ -11,8 +11,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 import autodeploy as ad
-from autodeploy.builder import plan
 from autodeploy.hardware import Device
+from autodeploy.job import plan
 from autodeploy.testing import tiny_config
 
 SENTENCE = "no recipe knows the architecture 'homemade'; it gets the default pipeline"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from autodeploy.builder import plan
 from autodeploy.hub import resolve
 from autodeploy.hub.checkpoint import describe_checkpoint
+from autodeploy.job import plan
 from autodeploy.testing import tiny_config
 
 QUANTIZED = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autodeploy.builder import plan
+from autodeploy.job import plan
 from autodeploy.planning import Outlook
 from autodeploy.planning.alternatives import gain_of
 from tests.explain.models import MODELS

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from autodeploy.builder import plan
 from autodeploy.errors import RecipeError
+from autodeploy.job import plan
 from autodeploy.layers import COST_MODEL
 from autodeploy.plan import Plan
 from tests.explain.models import MODELS
