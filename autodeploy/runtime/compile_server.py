@@ -23,6 +23,7 @@ from triton.runtime.cache import triton_key
 from triton.runtime.jit import JITFunction
 
 from autodeploy.kernels.cuda.compile import Variant, binary
+from autodeploy.kernels.triton.cache_keys import settle_keys
 from autodeploy.runtime.foreseen import CUDA, Foreseen, read_foreseen
 
 MOST_PROCESSES = 32
@@ -95,6 +96,7 @@ def prepare() -> None:
     except Exception:  # as above
         pass
     import_module("autodeploy.kernels.triton.register")
+    settle_keys()
     triton_key()  # a hash of all of Triton, for each process that is forked
 
 

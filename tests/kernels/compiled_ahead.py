@@ -13,6 +13,7 @@ from triton.runtime import driver
 from triton.runtime.jit import MockTensor
 
 from autodeploy.kernels.triton.activation import _gated_activation_kernel
+from autodeploy.kernels.triton.cache_keys import settle_keys
 from autodeploy.runtime.compile_server import Described
 from autodeploy.runtime.compiler import Compiler, noted
 from autodeploy.runtime.foreseen import FILE, Foreseen, read_foreseen
@@ -48,6 +49,7 @@ def num_compiled(what: str = "*.cubin") -> int:
     return len(list(Path(os.environ["TRITON_CACHE_DIR"]).rglob(what)))
 
 
+settle_keys()
 driver.set_active(Streamless(GPUTarget("cuda", 90, 32)))
 compiler = Compiler()
 assert compiler.compile(launches(warmup=False)) == 3

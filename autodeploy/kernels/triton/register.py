@@ -17,6 +17,7 @@ from autodeploy.kernels.triton import gated_linear, linear, packed_experts, resi
 from autodeploy.kernels.triton.activation import gated_activation
 from autodeploy.kernels.triton.attention import paged_attention, rope_paged_attention
 from autodeploy.kernels.triton.attention_config import AttentionConfig, candidates
+from autodeploy.kernels.triton.cache_keys import settle_keys
 from autodeploy.kernels.triton.embedding import embedding
 from autodeploy.kernels.triton.experts import expert_linear
 from autodeploy.kernels.triton.launch import INTERPRETED
@@ -41,7 +42,8 @@ LIBRARY = torch.library.Library("autodeploy_triton", "FRAGMENT")  # type: ignore
 
 
 def register() -> tuple[Kernel, ...]:
-    """Define the operators with PyTorch's dispatcher. To be called once in a process."""
+    """Define the operators with PyTorch's dispatcher. To be called once in a process, before a kernel is launched."""
+    settle_keys()
     return (
         replace(_kernel(ops.linear, linear.linear, _one_matmul_dtype), tunable=SKINNY),
         replace(_kernel(ops.gated_linear, gated_linear.gated_linear, _one_gated_dtype), tunable=GATED),
