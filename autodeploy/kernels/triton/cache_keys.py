@@ -13,13 +13,13 @@ from types import ModuleType
 
 from triton.runtime.jit import JITCallable, JITFunction
 
-OURS = "autodeploy.kernels.triton."
+from autodeploy.runtime.foreseen import OURS
 
 
-def settle_keys(package: str = OURS) -> None:
-    """Make the keys of all functions of the imported modules below `package`, none before those that it calls."""
+def settle_keys() -> None:
+    """Make the keys of all functions of our modules that are imported, none before those that it calls."""
     for name, module in list(sys.modules.items()):
-        if name.startswith(package):
+        if name.startswith(OURS):
             for one in vars(module).values():
                 if isinstance(one, JITFunction):
                     settle_key(one)
