@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 Export = Callable[[nn.Module, PretrainedConfig, str], tuple[ExportedProgram, int | None]]
 Key = tuple[type[nn.Module], frozenset[Callable[..., object]], str, str]
 KEPT = 24
+UNRELATED = {"_name_or_path", "architectures", "quantization_config", "transformers_version"}
 
 
 class Exports:
@@ -41,7 +42,6 @@ class Exports:
 
 
 def _text(config: PretrainedConfig) -> str:
-    """Everything that a config says, but for the folder that it came from."""
-    said = config.to_dict()
-    said.pop("_name_or_path", None)
+    """Everything that a config says of the code, which is not where it came from nor how its weights are stored."""
+    said = {name: value for name, value in config.to_dict().items() if name not in UNRELATED}
     return json.dumps(said, sort_keys=True, default=str)

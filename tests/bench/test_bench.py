@@ -56,6 +56,7 @@ def test_an_artifact_is_timed_as_it_is(model_folder: Path, tmp_path: Path, capsy
     assert "whose passes have run; give the model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_pass_is_left_out_once(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = bench(capsys, model_folder, "--gpu", "cpu", "--load-format", "random", "--batch", "2", "--ablate")
     ablation = found["ablation"]

@@ -45,7 +45,9 @@ def kl(built: Artifact) -> float:
     return float(quality["kl"])
 
 
-@pytest.mark.parametrize("method", ["max", "percentile", "mse", "entropy"])
+@pytest.mark.parametrize(
+    "method", ["max", "entropy", *(pytest.param(name, marks=pytest.mark.slow) for name in ("percentile", "mse"))]
+)
 def test_static_scales_of_inputs(model_folder: Path, tmp_path: Path, method: str) -> None:
     told = Told()
     built = build(model_folder, tmp_path / "out", told, quantize="int8_dynamic", method=method)
@@ -64,7 +66,9 @@ def rounded(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Art
     return build(model_folder, tmp_path_factory.mktemp("rounded") / "out", quantize="int4_g32", calibrate=None)
 
 
-@pytest.mark.parametrize("name", ["awq_g32", "gptq_g32", "smoothquant", "smoothquant_static"])
+@pytest.mark.parametrize(
+    "name", ["awq_g32", "gptq_g32", "smoothquant_static", pytest.param("smoothquant", marks=pytest.mark.slow)]
+)
 def test_techniques(model_folder: Path, tmp_path: Path, rounded: Artifact, name: str) -> None:
     if not name.startswith("gptq"):
         pytest.importorskip("scipy")  # it comes with modelopt

@@ -32,7 +32,7 @@ def estimate(model_type: str, quantize: str | None = None, **options: object) ->
         ("llama", {"num_hidden_layers": 5, "tie_word_embeddings": True}, 3),
         ("llama", {"num_hidden_layers": 5, "quantize": "fp8"}, 3),
         ("gemma3_text", {"num_hidden_layers": 6, "layer_types": MIXED, "sliding_window": 8}, 4),
-        ("qwen2_moe", {"num_hidden_layers": 5, "mlp_only_layers": [0]}, 3),
+        pytest.param("qwen2_moe", {"num_hidden_layers": 5, "mlp_only_layers": [0]}, 3, marks=pytest.mark.slow),
         pytest.param(
             "deepseek_v3",
             {"num_hidden_layers": 6, "first_k_dense_replace": 2, "qk_rope_head_dim": 16},

@@ -18,9 +18,9 @@ def install_into(site: Path, package: Path) -> None:
     subprocess.run(command, check=True, capture_output=True, text=True)
 
 
-def run_with(site: Path | None, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_with(site: Path, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a Python command with the packages of `site` beside those installed."""
-    environment = {**os.environ, "COLUMNS": "200", **({} if site is None else {"PYTHONPATH": str(site)})}
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(site)}
     return subprocess.run(
         [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from autodeploy.cli import main
 from autodeploy.testing import tiny_config, tiny_model
 from tests.plugin.packages import install_into, run_with
 
@@ -96,10 +97,14 @@ def test_the_program_answers_as_without_it(place: Path, results: list[dict[str, 
     assert len(packed) == 8
 
 
-def test_without_it_an_artifact_names_what_is_missing(place: Path, results: list[dict[str, Any]]) -> None:
+def test_without_it_an_artifact_names_what_is_missing(
+    place: Path, results: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "packed_gates" not in sys.modules
-    done = run_with(None, "-c", COMMANDS, "inspect packed", "inspect plain", cwd=place)
-    refused, plain = map(json.loads, done.stdout.splitlines())
+    monkeypatch.chdir(place)
+    for folder in ("packed", "plain"):
+        main(["inspect", folder, "--json"])
+    refused, plain = map(json.loads, capsys.readouterr().out.splitlines())
     assert refused["error"] == (
         "this artifact needs the plugin 'packed_gates' of packed-gates 0.3.0, and it is not installed"
     )

@@ -84,7 +84,11 @@ def test_what_cannot_be_loaded_is_bad_input(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "sentence"), [("fails", "ZeroDivisionError: out of luck"), ("dies", "has ended with exit code 9")]
+    ("end", "sentence"),
+    [
+        ("fails", "ZeroDivisionError: out of luck"),
+        pytest.param("dies", "has ended with exit code 9", marks=pytest.mark.slow),
+    ],
 )
 def test_an_engine_that_ends_is_noticed(connect: Connect, end: str, sentence: str) -> None:
     engine = Engine(connect(end), None)

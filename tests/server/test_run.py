@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_ends_the_server_after_the_answers_under_way(number: signal.Signals) -> None:
     command = [sys.executable, "-m", "tests.server.serving"]
     pipe = subprocess.PIPE
