@@ -39,5 +39,5 @@ def _export_once() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _plan_anew(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep nothing of a plan from one test to the next: some change the code of models."""
-    folder = tmp_path_factory.getbasetemp() / f"cache-{uuid4().hex}"
-    monkeypatch.setattr("autodeploy.planning.kept.cache_dir", lambda: folder)
+    folder = tmp_path_factory.getbasetemp() / f"plans-{uuid4().hex}"
+    monkeypatch.setattr("autodeploy.planning.kept.plans_dir", lambda: folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import sys
 import traceback
@@ -23,6 +25,7 @@ UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `arguments`, by default those of the process, and return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    atexit.register(gc.freeze)  # else the interpreter's end looks for garbage in all that is left, for a second
     try:
         result = app(with_command(words), prog_name="autodeploy", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

@@ -26,6 +26,11 @@ CONFIGS = ("config.json", "hf_quant_config.json")
 """The files of a model that say what it is."""
 
 
+def plans_dir() -> Path:
+    """Where it is kept. It need not exist yet, and may be removed at any time."""
+    return cache_dir() / "plans"
+
+
 @dataclass(frozen=True)
 class Kept:
     """What is kept of the model in `folder`. It rests on the config, on everything installed, and on our own code."""
@@ -74,7 +79,7 @@ class Kept:
 
     def _path(self, asked: Mapping[str, Any]) -> Path:
         key = json.dumps([self._model, asked, surroundings()], sort_keys=True)
-        return cache_dir() / "plans" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        return plans_dir() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
     def _load(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         try:
