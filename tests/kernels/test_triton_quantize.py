@@ -21,13 +21,17 @@ ROWS = (2, 3) if INTERPRETED else (3, 6)
 
 
 def check(op: CanonicalOp, *args: Any) -> None:
-    """The kernel against the reference: a result in a thousand may be rounded the other way."""
-    outs, expected = kernel(op).run(*args), op.reference(*args)
+    """The kernel against the reference on the CPU, where PyTorch divides exactly: on a GPU and alone bit for bit, and
+    behind what is computed first a result in a hundred may be rounded the other way."""
+    outs = tuple(out.cpu() for out in kernel(op).run(*args))
+    expected = op.reference(*(arg.cpu() if isinstance(arg, Tensor) else arg for arg in args))
     for out, one in zip(outs, expected, strict=True):
         assert (out.shape, out.dtype) == (one.shape, one.dtype)
         difference = (out.float() - one.float()).norm() / one.float().norm()
         assert difference <= (1e-6 if out.dtype == torch.float32 else 1e-2)
         assert (out.float() != one.float()).float().mean() <= 1e-2 or out.dtype == torch.float32
+        # the interpreter rounds between a product and a sum
+        assert INTERPRETED or op is not ops.quantize or torch.equal(out.float(), one.float())
 
 
 def static(scale: float | None) -> Tensor | None:

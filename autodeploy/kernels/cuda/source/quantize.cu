@@ -133,6 +133,19 @@ __device__ __forceinline__ float largest_of_row(float own, Left& left) {
     return __uint_as_float(__reduce_max_sync(~0u, found));
 }
 
+__device__ __forceinline__ float reciprocal(float of) {
+    float by;
+    asm("rcp.approx.f32 %0, %1;" : "=f"(by) : "f"(of));
+    return fminf(fmaf(by, fmaf(-of, by, 1.f), by), LARGEST);
+}
+
+// What a division gives: a product alone misses by a bit, and where the row's largest number has few bits, one number in
+// sixteen lies just between two that can be held.
+__device__ __forceinline__ float divided(float x, float by, float inverse) {
+    const float about = x * inverse;
+    return fmaf(fmaf(-about, by, x), inverse, about);
+}
+
 __device__ __forceinline__ u32 pair_of_fp8(float low, float high) {
     u32 pair;
     asm("{\n.reg .b16 p;\ncvt.rn.satfinite.e4m3x2.f32 p, %1, %2;\ncvt.u32.u16 %0, p;\n}" : "=r"(pair) : "f"(high), "f"(low));
@@ -234,11 +247,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize(
     for (int at = 0; at < EACH; ++at) most = fmaxf(most, fabsf(h[at]));
     const float largest = largest_of_row(most, left[0]);
     const float unit = largest == 0.f ? 1.f : largest / MOST;
-    float by;
-    asm("rcp.approx.f32 %0, %1;" : "=f"(by) : "f"(unit));
-    by = fminf(by, LARGEST);
+    const float by = reciprocal(unit);
 #pragma unroll
-    for (int at = 0; at < EACH; ++at) h[at] *= by;
+    for (int at = 0; at < EACH; ++at) h[at] = divided(h[at], unit, by);
     if (inside) write(to_values, four(h[0], h[1], h[2], h[3]), four(h[4], h[5], h[6], h[7]));
     if (part() == 0 && threadIdx.x == 0) scale[row] = unit;
 }
