@@ -30,8 +30,8 @@ bench: $(READY)
 	for one in $(wildcard benchmarks/*cpu*.py); do $(PYTHON) $$one || exit 1; done
 
 # Kernels spend their time in the compiler, so several processes check them where pytest-xdist is installed. One whose
-# CUDA a test breaks is replaced. The longest tests come first.
-PROCESSES := --numprocesses=auto --maxprocesses=24 --dist=worksteal -p no:benchmark
+# CUDA a test breaks is replaced. Processes take one test after the other, the longest of them first.
+PROCESSES := --numprocesses=auto --maxprocesses=24 --dist=load --maxschedchunk=1 -p no:benchmark
 
 gpu-check: gpu-install
 	$(PYTHON) -m pytest -q -m gpu $(shell $(PYTHON) -c 'import xdist' 2>/dev/null && echo $(PROCESSES)) \

@@ -11,17 +11,17 @@ from tests.kernels.device import DEVICE, INTERPRETED, check, close, device_test,
 linear = pytest.importorskip("autodeploy.kernels.triton.linear")
 
 HALF, BF16 = torch.float16, torch.bfloat16
-# Outputs, columns and dtypes: every configuration of each is a kernel to compile.
+# Outputs, columns and dtypes: every configuration of each is a kernel to compile, which in float32 takes longest.
 SHAPES = (
-    [(64, 512, HALF), (48, 300, HALF)]
-    if INTERPRETED
-    else [(6144, 4096, BF16), (4096, 14336, HALF), (1000, 1100, BF16), (1000, 1100, torch.float32)]
+    [(64, 512, HALF), (48, 300, HALF)] if INTERPRETED else [(6144, 4096, BF16), (4096, 14336, HALF), (1000, 1100, BF16)]
 )
+SINGLE = [] if INTERPRETED else [(1, 1000, 1100, torch.float32), (7, 1000, 1100, torch.float32)]
+CASES = [*((m, *shape) for m in (1, 7, 64) for shape in SHAPES), *SINGLE]
+MORE = [later(m, *shape) for m in (2, 17) for shape in SHAPES]
 
 
 @device_test
-@pytest.mark.parametrize(("n", "k", "dtype"), SHAPES)
-@pytest.mark.parametrize("m", [1, later(2), 7, later(17), 64])
+@pytest.mark.parametrize(("m", "n", "k", "dtype"), [*CASES, *MORE])
 def test_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     x, weight, bias = draw(m, 2 * k, dtype=dtype)[:, k:], draw(n, k, dtype=dtype), draw(n, dtype=dtype)
     expected = x.double() @ weight.double().T
@@ -41,8 +41,7 @@ def test_split_rows(m: int, matrix_units: bool, split: int) -> None:
 
 
 @device_test
-@pytest.mark.parametrize(("n", "k", "dtype"), SHAPES)
-@pytest.mark.parametrize("m", [later(1), 7, later(64)])
+@pytest.mark.parametrize(("m", "n", "k", "dtype"), [case if case[0] == 7 else later(*case) for case in CASES])
 def test_gated_candidates(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     x, weight, bias = draw(m, k, dtype=dtype) * 0.1, draw(n, k, dtype=dtype), draw(n, dtype=dtype)
     for config in linear.candidates(m, n, k, dtype):

@@ -49,6 +49,6 @@ def test_what_follows_a_broken_device_says_who_broke_it(run: pytest.Pytester) ->
 
 
 def test_another_process_runs_what_is_left(run: pytest.Pytester) -> None:
-    found = run.runpytest_subprocess("-p", "no:cacheprovider", "-n", "1", "--dist", "worksteal")
+    found = run.runpytest_subprocess("-p", "no:cacheprovider", "-n", "1", "--dist", "load", "--maxschedchunk", "1")
     found.assert_outcomes(passed=4, errors=1, failed=1)
     found.stdout.fnmatch_lines(["*an illegal memory access*", "*gw0* crashed while running *test_breaks*"])

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def program() -> Program:
     config = tiny_config("llama")
     source = MemorySource(dict(tiny_model(config).state_dict()))
-    return build(config, source, device="cuda", values={"passes.tune_kernels.max_rows": 16}).program
+    return build(config, source, device="cuda", values={"passes.tune_kernels.max_rows": 8}).program
 
 
 def answers(program: Program, num_requests: int, **settings: Any) -> dict[str, list[int]]:

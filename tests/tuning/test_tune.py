@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ def test_what_is_wrong_is_never_chosen() -> None:
 
 
 def test_a_result_too_large_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autodeploy.tuning.tune.MOST_RESULTS", 256 * 4)
+    monkeypatch.setattr(import_module("autodeploy.tuning.tune"), "MOST_RESULTS", 256 * 4)
     choices = tune_matmuls([MATMUL], KernelTable(builtin_kernels("cuda")))
     assert [choice.rows for choice in choices.entries[MATMUL]] == [1, 2, 4]
 
