@@ -138,7 +138,7 @@ def optimize(
     set: Mapping[str, Any] = MappingProxyType({}),  # noqa: A002 (the command line's name)
     source: TensorSource | None = None,
     fuel: int | None = None,
-    observe: Callable[[PassReport], None] = lambda _: None,
+    observe: Callable[[PassReport], None] | None = None,
 ) -> Optimized:
     """Run a recipe's passes over a traced model. The graph of `traced` is left as it is.
 
@@ -167,7 +167,7 @@ def compile_graph(
     *,
     fuel: int | None = None,
     calibration: Calibration | None = None,
-    observe: Callable[[PassReport], None] = lambda _: None,
+    observe: Callable[[PassReport], None] | None = None,
 ) -> Compiled:
     """Run the passes of `recipe` on a copy of the traced graph. The result does not hold on to `traced`."""
     graph_module, context = prepare(traced, source, device, kernel_table(device), fuel, calibration)

@@ -163,11 +163,12 @@ def check_order(passes: Sequence[Pass]) -> None:
 
 
 def run_passes(
-    gm: GraphModule, passes: Sequence[Pass], ctx: Context, observe: Callable[[PassReport], None] = lambda _: None
+    gm: GraphModule, passes: Sequence[Pass], ctx: Context, observe: Callable[[PassReport], None] | None = None
 ) -> list[PassReport]:
     """Run `passes` in order on `gm`, cleaning up, checking invariants and reporting after each.
 
-    Where CANONICALIZE ends, what it left in primitive form goes to the context, or raises InvariantError.
+    Whoever observes may call `gm` meanwhile; where nobody does, its code is written once, at the end. Where
+    CANONICALIZE ends, what it left in primitive form goes to the context, or raises InvariantError.
     """
     check_order(passes)
     reports: list[PassReport] = []
@@ -178,13 +179,15 @@ def run_passes(
             if ctx.leaves_nothing:
                 refuse(ctx.leftovers, [miss for report in reports for miss in report.misses])
         stage = max(stage, current.stage)
-        report = _run_one(gm, current, ctx, stage)
-        observe(report)
+        report = _run_one(gm, current, ctx, stage, recompile=observe is not None)
+        if observe is not None:
+            observe(report)
         reports.append(report)
+    gm.recompile()
     return reports
 
 
-def _run_one(gm: GraphModule, current: Pass, ctx: Context, stage: Stage) -> PassReport:
+def _run_one(gm: GraphModule, current: Pass, ctx: Context, stage: Stage, *, recompile: bool) -> PassReport:
     before, started = len(gm.graph.nodes), time.perf_counter()
     ctx.misses.clear()
     ctx.rewrites.clear()
@@ -192,7 +195,8 @@ def _run_one(gm: GraphModule, current: Pass, ctx: Context, stage: Stage) -> Pass
     matches = current.run(gm, ctx)
     if gm.graph.eliminate_dead_code() or matches:
         spread_origins(gm.graph)
-        gm.recompile()
+        if recompile:
+            gm.recompile()
     ctx.weights.prune(gm)
     burning = ctx.fuel != 0  # a graph whose rewriting was stopped half-way keeps forms that its stage forbids
     check_invariants(

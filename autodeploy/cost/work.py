@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_aggregate
 
+import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
 from autodeploy.cost.step import StepShape
 from autodeploy.graph.nodes import arguments
 from autodeploy.graph.origin import module_path

@@ -11,6 +11,7 @@ from itertools import pairwise
 from rich.text import Text
 from torch.fx import Graph
 
+from autodeploy.graph.labels import Labels
 from autodeploy.graph.text import graph_lines
 
 CONTEXT_LINES = 2
@@ -68,8 +69,10 @@ class GraphDiff:
 
 
 def diff_graphs(name: str, before: Graph, after: Graph) -> GraphDiff:
-    """Compare two graphs by the lines of their texts."""
-    return replace(diff_lines(name, graph_lines(before), graph_lines(after)), graphs=(before, after))
+    """Compare two graphs by the lines of their texts, in which dynamic sizes have the names of what they count."""
+    labels = Labels(after)
+    texts = ([labels.renamed(line) for line in graph_lines(graph)] for graph in (before, after))
+    return replace(diff_lines(name, *texts), graphs=(before, after))
 
 
 def diff_lines(name: str, before: Sequence[str], after: Sequence[str]) -> GraphDiff:

@@ -8,7 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from autodeploy.graph.diff import GraphDiff
-from autodeploy.inspect.labels import Labels
 
 _STYLES = {"+": "green", "-": "red"}
 
@@ -20,11 +19,9 @@ def show_diff(diff: GraphDiff) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")  # which keeps the rest of a long line clear of the marks
-    labels = Labels(diff.graphs[1]) if diff.graphs else None
     for times, lines in diff.regions:
         grid.add_row(Text("@", "cyan"), Text(f"{times} times" if times > 1 else "once", "cyan"))
         for line in lines:
             style = _STYLES.get(line[:1], "")
-            text = labels.renamed(line[2:]) if labels else line[2:]
-            grid.add_row(Text(line[:1], style), Text(text, style))
+            grid.add_row(Text(line[:1], style), Text(line[2:], style))
     return Lines(Text(f"{diff.name}: {len(diff.removed)} lines became {len(diff.added)}", "bold"), grid)

@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 from torch.fx import Graph, Node
 
+from autodeploy.graph.labels import Labels
 from autodeploy.graph.origin import source_line
 from autodeploy.graph.text import call_name
 from autodeploy.inspect.kinds import kind_of
-from autodeploy.inspect.labels import Labels
 from autodeploy.inspect.model import Operation, OperatorCost
 from autodeploy.inspect.units import Path, inputs_of
 

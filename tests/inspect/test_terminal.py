@@ -70,8 +70,9 @@ def test_the_calls_of_a_layer_are_named_as_they_are_in_it(width: int) -> None:
 def test_the_diff_tells_of_layers_once_and_keeps_its_marks_clear(width: int) -> None:
     diff = optimized().diff(index_of("page_attention"))
     text = printed(show_diff(diff), width)
-    assert re.search(r"\[1, T, \d+\]", text)
-    assert not re.search(r"\bs\d+\b", text), "sizes are told by what they count"
+    for told in (text, str(diff)):
+        assert re.search(r"\[1, T, \d+\]", told)
+        assert not re.search(r"\bs\d+\b", told), "sizes are told by what they count"
     assert "@ 2 times" in text
     assert "+ key_pages_0" in text
     assert "and 2 more of its kind" in text

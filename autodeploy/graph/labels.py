@@ -1,4 +1,4 @@
-"""How views write shapes: dynamic sizes by what they count, and results that an artifact keeps as text."""
+"""How shapes are written for readers: dynamic sizes by what they count, and results that an artifact keeps as text."""
 
 from __future__ import annotations
 
