@@ -15,6 +15,12 @@ GPUS = ("t4", "l4", "rtx4090", "a100-80", "h200", "b200")
 QUICK = (("gemma-3-1b", "t4"), ("qwen3-30b-a3b", "a100-80"), ("llama-3.1-405b", "h200"))
 
 
+@pytest.fixture(autouse=True)
+def _plan_anew(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all plans of a model rest on what tracing it once gave."""
+    monkeypatch.setattr("autodeploy.planning.kept.plans_dir", lambda: tmp_path_factory.getbasetemp() / "plans")
+
+
 def check(name: str, gpu: str, folder: Path) -> None:
     known = MODELS[name]
     model = known.save(folder)
