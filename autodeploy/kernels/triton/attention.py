@@ -8,9 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autodeploy.kernels.cuda import decode as in_cuda
 from autodeploy.kernels.triton.attention_config import (
     AttentionConfig,
     beside_prompts,
+    blocks_config,
     decode_config,
     hopper_kernels,
     prefill_config,
@@ -97,6 +99,10 @@ def _attend(q: Tensor, fresh: Fresh, paged: Paged, scoring: Scoring, chosen: Att
     requests = paged.context_len.shape[0]
     pairs = requests * fresh.k.shape[1]
     if rows <= requests:
+        blocks = chosen.blocks if chosen else blocks_config(pairs)
+        if blocks and in_cuda.serves(q, fresh, paged, scoring):
+            in_cuda.decode(q, paged, scoring, out, fresh, blocks)
+            return out
         rule = decode_config(width, size, pairs, q.device)
         decode(q, paged, scoring, out, (chosen and chosen.decode) or rule, fresh)
         return out

@@ -10,8 +10,11 @@ from types import ModuleType
 import torch
 
 from autodeploy.kernels.attention import Attention
+from autodeploy.kernels.cuda import decode as in_cuda
+from autodeploy.kernels.cuda import why_unavailable
+from autodeploy.kernels.cuda.decode import Blocks
 from autodeploy.kernels.triton.decode import DecodeConfig
-from autodeploy.kernels.triton.launch import current_device, multiprocessors, runs_gluon, shared_memory
+from autodeploy.kernels.triton.launch import current_device, multiprocessors, overlaps, runs_gluon, shared_memory
 from autodeploy.kernels.triton.prefill import PrefillConfig
 
 MANY_PAIRS = 256
@@ -33,8 +36,8 @@ PREFILLS = (PrefillConfig(), PrefillConfig(128, 64, 8, 3), PrefillConfig(64, 64,
 class AttentionConfig:
     """How the attention of a step is computed.
 
-    The `way` is "decode", for steps of one row a request; "prefill" or "hopper", for steps that have prompts. Fields
-    that a way has no use for are 0.
+    The `way` is "decode" or, in CUDA C++, "blocks", for steps of one row a request; "prefill" or "hopper", for steps
+    that have prompts. Fields that a way has no use for are 0.
     """
 
     way: str
@@ -52,6 +55,11 @@ class AttentionConfig:
         return DecodeConfig(self.block_keys, 0, self.least_keys, self.num_warps, self.num_stages)
 
     @property
+    def blocks(self) -> Blocks | None:
+        """For single rows in CUDA C++; None where it is of another way."""
+        return Blocks(self.num_warps, self.least_keys) if self.way == "blocks" else None
+
+    @property
     def prefill(self) -> PrefillConfig | None:
         """For rows of prompts; None where it is of another way."""
         if self.way != "prefill":
@@ -60,6 +68,13 @@ class AttentionConfig:
 
 
 HOPPER = AttentionConfig("hopper")
+BLOCKS = (Blocks(12, 352), Blocks(12, 176), Blocks(9, 128))
+"""Those that are fast for few pairs, the best guess first."""
+
+
+def blocks_config(pairs: int) -> Blocks | None:
+    """What is fast in CUDA C++ for a number of pairs of row and key-value head; None where Triton's programs are."""
+    return BLOCKS[0] if pairs < MANY_PAIRS else None
 
 
 def decode_config(width: int, element_size: int, pairs: int, device: torch.device) -> DecodeConfig:
@@ -115,7 +130,8 @@ def candidates(rows: int, attention: Attention) -> tuple[AttentionConfig, ...]:
     if not attention.prompt:
         rule = decode_config(width, size, rows * attention.kv_heads, device)
         fitting = (one for one in DECODES * narrow if _tile_bytes(attention, one) <= shared_memory(device))
-        return tuple(_of_decode(one) for one in dict.fromkeys((rule, *fitting)))
+        blocks = BLOCKS if _suits_blocks(attention, device) else ()
+        return (*(_of_blocks(one) for one in blocks), *(_of_decode(one) for one in dict.fromkeys((rule, *fitting))))
     found = (prefill_config(width, size, rows * attention.heads, device), *PREFILLS * narrow)
     fast = (HOPPER,) if _suits_hopper(attention, device) else ()
     return (*(_of_prefill(one) for one in dict.fromkeys(found)), *fast)
@@ -132,9 +148,21 @@ def _of_decode(config: DecodeConfig) -> AttentionConfig:
     return AttentionConfig("decode", **cut, num_warps=config.num_warps, num_stages=config.num_stages)
 
 
+def _of_blocks(config: Blocks) -> AttentionConfig:
+    return AttentionConfig("blocks", least_keys=config.least_keys, num_warps=config.num_warps)
+
+
 def _of_prefill(config: PrefillConfig) -> AttentionConfig:
     cut = {"block_keys": config.block_keys, "block_rows": config.block_rows}
     return AttentionConfig("prefill", **cut, num_warps=config.num_warps, num_stages=config.num_stages)
+
+
+def _suits_blocks(attention: Attention, device: torch.device) -> bool:
+    """Whether the kernel in CUDA C++ serves it in pages of multiples of 16."""
+    square = attention.key_width == attention.value_width and attention.key_width in in_cuda.WIDTHS
+    whole = attention.rotary in (0, attention.key_width) and not attention.interleaved
+    few = attention.heads // attention.kv_heads <= in_cuda.MOST_HEADS and attention.torch_dtype.itemsize == 2
+    return overlaps(device) and why_unavailable() is None and square and whole and few and attention.leaves_scores
 
 
 def _suits_hopper(attention: Attention, device: torch.device) -> bool:
