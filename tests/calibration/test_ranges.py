@@ -12,9 +12,13 @@ from torch import Tensor
 from autodeploy.calibration.ranges import BINS, Histogram, find_range
 from autodeploy.quantization.formats import MAXIMUM
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    calib: Any = pytest.importorskip("modelopt.torch.quantization.calib")
+
+@pytest.fixture(scope="module")
+def calib() -> Any:
+    """Its calibrators, whose import takes seconds that a process without these tests keeps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("modelopt.torch.quantization.calib")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def values() -> list[Tensor]:
     return [torch.randn(1, 40, 64, generator=generator) * channels for _ in range(4)]
 
 
-def modelopt_range(values: list[Tensor], method: str) -> float:
+def modelopt_range(calib: Any, values: list[Tensor], method: str) -> float:
     collector = calib.HistogramCalibrator(8, None, False, num_bins=BINS)
     collector.collect(torch.cat(values))  # at once: its bins would otherwise depend on the first window
     return float(collector.compute_amax(method))
@@ -38,17 +42,17 @@ def rounding_loss(values: list[Tensor], largest: float, format: str) -> float:
     return float((rounded * scale - torch.cat(values).double()).square().mean())
 
 
-def test_max_is_modelopts(values: list[Tensor]) -> None:
+def test_max_is_modelopts(calib: Any, values: list[Tensor]) -> None:
     collector = calib.MaxCalibrator(8, None, False)
     for one in values:
         collector.collect(one)
     assert find_range(values, "max", "int8") == pytest.approx(float(collector.compute_amax()))
 
 
-def test_percentile_is_modelopts_but_for_a_bin(values: list[Tensor]) -> None:
+def test_percentile_is_modelopts_but_for_a_bin(calib: Any, values: list[Tensor]) -> None:
     width = find_range(values, "max", "int8") / BINS
     assert find_range(values, "percentile", "int8") == pytest.approx(
-        modelopt_range(values, "percentile"), abs=1.01 * width
+        modelopt_range(calib, values, "percentile"), abs=1.01 * width
     )
 
 
@@ -57,9 +61,9 @@ def test_percentile_leaves_out_one_in_ten_thousand(values: list[Tensor]) -> None
     assert 0.9999 <= float((torch.cat(values).abs() <= largest).float().mean()) < 1
 
 
-def test_entropy_is_close_to_modelopts(values: list[Tensor]) -> None:
+def test_entropy_is_close_to_modelopts(calib: Any, values: list[Tensor]) -> None:
     """Theirs cuts the range into 128 equal parts, ours rounds to 127 numbers, and the minimum is flat."""
-    assert find_range(values, "entropy", "int8") == pytest.approx(modelopt_range(values, "entropy"), rel=0.25)
+    assert find_range(values, "entropy", "int8") == pytest.approx(modelopt_range(calib, values, "entropy"), rel=0.25)
 
 
 @pytest.mark.parametrize("format", ["int8", "fp8"])
@@ -70,9 +74,9 @@ def test_no_other_range_loses_less(values: list[Tensor], format: str) -> None:
     assert found <= min(others) * 1.01
 
 
-def test_modelopts_own_mse_loses_more(values: list[Tensor]) -> None:
+def test_modelopts_own_mse_loses_more(calib: Any, values: list[Tensor]) -> None:
     """The reason that its histograms are not taken; where this fails, they can be."""
-    ours, theirs = find_range(values, "mse", "int8"), modelopt_range(values, "mse")
+    ours, theirs = find_range(values, "mse", "int8"), modelopt_range(calib, values, "mse")
     assert rounding_loss(values, theirs, "int8") > 10 * rounding_loss(values, ours, "int8")
 
 

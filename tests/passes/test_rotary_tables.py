@@ -33,7 +33,7 @@ POSITIONS = torch.randint(100000, (1, 6))
 LEFT_OVER = {"aten.cos", "aten.sin", "aten.repeat_interleave", "aten.cat"}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FORMS)
 def test_every_form_is_one_call(family: str, dtype: torch.dtype) -> None:
     config = config_of(family)
