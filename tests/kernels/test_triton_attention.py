@@ -185,14 +185,13 @@ def test_rope_paged_attention(
 
 @device_test
 @pytest.mark.parametrize("cached", [torch.float8_e4m3fn, torch.int8])
-@pytest.mark.parametrize("scaled", [later(False), True])
 @pytest.mark.parametrize(
-    ("rotated", "requests", "dtype"),
+    ("scaled", "rotated", "requests", "dtype"),
     [
-        (True, DECODE, torch.float32),
-        later(True, MIXED, torch.float32),
-        later(False, DECODE, torch.bfloat16),  # its products are of halves, which the interpreter can multiply
-        (False, MIXED, torch.bfloat16),
+        (True, True, DECODE, torch.float32),
+        later(False, True, MIXED, torch.float32),
+        later(False, False, DECODE, torch.bfloat16),  # its products are of halves, which the interpreter can multiply
+        (True, False, MIXED, torch.bfloat16),
     ],
 )
 def test_a_cache_of_8_bits(

@@ -14,7 +14,7 @@ from autodeploy.runtime.sampling_params import SamplingParams
 from autodeploy.runtime.settings import RuntimeSettings
 from autodeploy.testing.families import VOCAB_SIZE, tiny_config, tiny_model
 from autodeploy.weights import MemorySource
-from tests.families import build
+from tests.families import UNTUNED, build
 from tests.runtime.fakes import scheduler_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def program() -> Program:
     config = tiny_config("llama")
     source = MemorySource(dict(tiny_model(config).state_dict()))
-    return build(config, source, device="cuda", values={"passes.tune_kernels.max_rows": 8}).program
+    return build(config, source, device="cuda", values=UNTUNED).program
 
 
 def answers(program: Program, num_requests: int, **settings: Any) -> dict[str, list[int]]:

@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 SOME, MOST = PROMPTS[:6], 24
-FEW = {"passes.tune_kernels.max_rows": 8, "runtime.max_batch_size": 16, "runtime.num_pages": 1024}
+FEW = {"passes.tune_kernels.max_rows": 1, "runtime.max_batch_size": 16, "runtime.num_pages": 1024}
 """What there is to time and to capture in seconds, and a cache small enough that several fit."""
 
 
