@@ -38,8 +38,10 @@ constexpr int OUTS = GATE ? ROWS / 2 : ROWS;
 constexpr bool APART = GATE && SLABS > 1;  // a gate and what it gates are in slabs of their own
 constexpr int RESULTS = APART ? SUMS / 2 : SUMS;
 constexpr int ACROSS = TOKENS == 1 ? 1 : 8, PLACES = BLOCK_UNITS * COLUMNS / 8 * EIGHTS;  // of eight columns of x
-constexpr bool FITTED = FIT && !HALF && !ZERO && EIGHTS == 1 && (PLACES + THREADS - 1) / THREADS * ACROSS <= 16;
-constexpr int ALONG = FITTED ? (PLACES + THREADS - 1) / THREADS : TOKENS == 1 ? 4 : 1;  // asked for at once
+constexpr int HELD = (PLACES + THREADS - 1) / THREADS;  // of a thread, if registers have room for all of them
+constexpr bool ROOM = EIGHTS == 1 && HELD * ACROSS <= 16;
+constexpr bool FITTED = FIT && !HALF && !ZERO && ROOM;
+constexpr int ALONG = ROOM ? HELD : TOKENS == 1 ? 4 : 1;  // asked for at once
 constexpr bool HALVES = HALF || FITTED;  // the operands of the matrix units are float16
 constexpr float BASE = HALVES ? 1024.f : 128.f;
 constexpr u32 MINUS_ONE = HALVES ? 0xbc00bc00 : 0xbf80bf80, MINUS_1152 = 0xe480e480;
@@ -183,20 +185,31 @@ __device__ __forceinline__ void find_factors(const uint4 (&v)[ALONG * ACROSS], f
         if (threadIdx.x % 32 == 0) largest[threadIdx.x / 32][row] = most;
     }
     __syncthreads();
+    u32 most = 0;  // of a row of each lane: every warp looks them up side by side
+    for (int at = threadIdx.x % 32; at < WARPS * ACROSS; at += 32) most = max(most, largest[at / ACROSS][at % ACROSS]);
+    if (ACROSS == 1) most = __reduce_max_sync(~0u, most);
 #pragma unroll
-    for (int row = 0; row < ACROSS; row++) {
-        u32 most = 0;
-        for (int warp = 0; warp < WARPS; warp++) most = max(most, largest[warp][row]);
-        factors[row] = __uint_as_float(min(268 - (most >> 7), 254u) << 23);
-    }
+    for (int away = ACROSS; ACROSS > 1 && away < 32; away *= 2) most = max(most, __shfl_xor_sync(~0u, most, away));
+    const u32 factor = min(268 - (most >> 7), 254u) << 23;
+#pragma unroll
+    for (int row = 0; row < ACROSS; row++) factors[row] = __uint_as_float(__shfl_sync(~0u, factor, row));
 }
 
-// x into shared memory, from unit `first` on, and what the products of each row must be multiplied by.
+__device__ __forceinline__ float sum_of_pair(u32 pair) { return widened<HALVES>(pair & 0xffff) + widened<HALVES>(pair >> 16); }
+
+// What decoded numbers are too large by, times eight columns of x in their order: half of them may be fitted otherwise.
+__device__ __forceinline__ float excess(uint4 columns) {
+    constexpr float EARLY = ZERO ? 1.f : BASE + 8.f, LATE = FITTED ? 1152.f : EARLY;
+    return -EARLY * (sum_of_pair(columns.x) + sum_of_pair(columns.z)) - LATE * (sum_of_pair(columns.y) + sum_of_pair(columns.w));
+}
+
+// x into shared memory, from unit `first` on, and what the products of each row must be multiplied by; of a single row,
+// also what the sums of each unit take away.
 __device__ __forceinline__ void arrange(
-    u8* to, float* factors, const u8* x, int m, int x_stride, int first, int count) {
+    u8* to, float* sums, float* factors, const u8* x, int m, int x_stride, int first, int count) {
     constexpr int EACH = COLUMNS / 8;
     const int all = count * EACH;
-    for (int index = threadIdx.x; FITTED ? index < THREADS : index - (int)threadIdx.x % 32 < all * EIGHTS;
+    for (int index = threadIdx.x; ROOM ? index < THREADS : index - (int)threadIdx.x % 32 < all * EIGHTS;
          index += THREADS * ALONG) {
         const int token = EIGHTS == 1 ? 0 : index / all * 8, begin = EIGHTS == 1 ? index : index % all;
         uint4 v[ALONG * ACROSS];
@@ -225,27 +238,33 @@ __device__ __forceinline__ void arrange(
             if (FITTED) columns.y = sixteenth(columns.y), columns.w = sixteenth(columns.w);
             const int slot_at = row / 8 * 512 + slot(row, lane_of_four, part);
             if (here) *(uint4*)(to + unit * UNIT + part * PART + slot_at) = columns;
+            if (TOKENS == 1) {
+                float sum = excess(columns);
+#pragma unroll
+                for (int away = 1; away < EACH; away *= 2) sum += __shfl_xor_sync(~0u, sum, away);
+                if (here && place % EACH == 0) sums[unit] = sum;
+            }
         }
     }
 }
 
-// What the sums of each unit of each row take away, by the matrix units.
+// What the sums of each unit of several rows take away, by the matrix units.
 __device__ __forceinline__ void add_up(const u8* arranged, float* sums, int count) {
     constexpr u32 EARLY = ZERO ? MINUS_ONE : MINUS_MIDDLE, LATE = FITTED ? MINUS_1152 : EARLY;
     const int lane = threadIdx.x % 32, row_of_eight = lane / 4, lane_of_four = lane % 4;
+#pragma unroll 2
     for (int at = threadIdx.x / 32; at < count * EIGHTS; at += WARPS) {
         const int unit = at / EIGHTS, eight = at % EIGHTS;
         const u8* const from = arranged + unit * UNIT;
-        float sum[4] = {0.f, 0.f, 0.f, 0.f};
+        float sum[PARTS][4] = {};  // none waits for another
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             const uint4 b = *(const uint4*)(from + part * PART + eight * 512 + slot(row_of_eight, lane_of_four, part));
-            multiply(sum, EARLY, EARLY, LATE, LATE, b.x, b.y);
-            multiply(sum, EARLY, EARLY, LATE, LATE, b.z, b.w);
+            multiply(sum[part], EARLY, EARLY, LATE, LATE, b.x, b.y);
+            multiply(sum[part], EARLY, EARLY, LATE, LATE, b.z, b.w);
         }
-        float* const to = sums + unit * TOKENS + eight * 8 + lane_of_four * 2;
-        if (row_of_eight == 0 && (TOKENS > 1 || lane == 0)) to[0] = sum[0];
-        if (row_of_eight == 0 && TOKENS > 1) to[1] = sum[1];
+        float2* const to = (float2*)(sums + unit * TOKENS + eight * 8 + lane_of_four * 2);
+        if (row_of_eight == 0) *to = {sum[0][0] + sum[1][0] + sum[2][0] + sum[3][0], sum[0][1] + sum[1][1] + sum[2][1] + sum[3][1]};
     }
 }
 
@@ -355,10 +374,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) narrow(
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     asm volatile("griddepcontrol.wait;" ::: "memory");
     const int block_units = least(BLOCK_UNITS, UNITS - block_first);
-    if (block_units > 0) arrange(arranged, factors, x, m, x_stride, block_first, block_units);
+    if (block_units > 0) arrange(arranged, sums, factors, x, m, x_stride, block_first, block_units);
     __syncthreads();
-    add_up(arranged, sums, block_units);
-    __syncthreads();
+    if (TOKENS > 1) {
+        add_up(arranged, sums, block_units);
+        __syncthreads();
+    }
 
     const u8* const words_at = ring + row_of_eight / 2 * PIECE + row_of_eight % 2 * ODD + lane_of_four * 16;
     int stage = 0;
