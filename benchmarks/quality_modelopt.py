@@ -29,7 +29,10 @@ _FP8: Settings = {"num_bits": (4, 3), "axis": None}
 
 @dataclass(frozen=True)
 class Config:
-    """Its formats of weights and of inputs, and its algorithm; of some `layers`, or of all. The head stays as it is."""
+    """Its formats of weights and of inputs, and its algorithm; of some `layers`, or of all.
+
+    The head stays as it is, and so does the embedding, which modelopt would round and may be the same weight.
+    """
 
     weights: Settings
     inputs: Settings | None = None
@@ -43,7 +46,7 @@ class Config:
         for one in where:
             found.append({"quantizer_name": f"{one}weight_quantizer", "cfg": self.weights})
             found += [{"quantizer_name": f"{one}input_quantizer", "cfg": self.inputs}] if self.inputs else []
-        return [*found, {"quantizer_name": "*lm_head*", "enable": False}]
+        return [*found, *({"quantizer_name": name, "enable": False} for name in ("*lm_head*", "*embed_tokens*"))]
 
 
 CONFIGS: Mapping[str, Config] = {
