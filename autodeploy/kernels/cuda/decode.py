@@ -21,7 +21,7 @@ KEYS = 16
 WIDTHS = (64, 128)
 MOST_HEADS = 8
 MOST_SHARES = 128
-RESIDENT_WARPS = 12
+RESIDENT_WARPS = 16
 """That a multiprocessor has registers for."""
 ROOM = 36 << 10
 """Bytes of shared memory for what the warps of a block have found."""

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from autodeploy.kernels.cuda import decode as in_cuda
 from autodeploy.kernels.triton.attention_config import (
+    BLOCKS_OF_FEW,
+    FEW_PAIRS,
     AttentionConfig,
     beside_prompts,
-    blocks_config,
     decode_config,
     hopper_kernels,
     prefill_config,
@@ -99,7 +100,8 @@ def _attend(q: Tensor, fresh: Fresh, paged: Paged, scoring: Scoring, chosen: Att
     requests = paged.context_len.shape[0]
     pairs = requests * fresh.k.shape[1]
     if rows <= requests:
-        blocks = chosen.blocks if chosen else blocks_config(pairs)
+        few = BLOCKS_OF_FEW if pairs < FEW_PAIRS else None
+        blocks = chosen.blocks if chosen else few
         if blocks and in_cuda.serves(q, fresh, paged, scoring):
             in_cuda.decode(q, paged, scoring, out, fresh, blocks)
             return out

@@ -42,6 +42,10 @@ struct Keys {
     uint4 words[2][CHUNKS];  // of a tile of eight keys, its own; of 32 columns, eight
 };
 
+struct Queries {
+    uint4 words[CHUNKS][32];  // by lane
+};
+
 struct Values {
     uint4 words[4][SIDES];  // of two neighbouring keys of both tiles; of 64 columns, eight
 };
@@ -143,23 +147,24 @@ struct Seen {
     float top, total, sums[TILES][4];
 };
 
-__device__ __forceinline__ void weigh(const uint4 (&q)[CHUNKS], const Keys& keys, int known, float scale, Seen& seen, u32 (&weights)[2]) {
+__device__ __forceinline__ void weigh(const Queries& q, const Keys& keys, int known, float scale, Seen& seen, u32 (&weights)[2]) {
     const int first = threadIdx.x % 4 * 2;
-    float scores[2][4] = {};
+    // The lower rows of the left operand take the other half of the columns: each product has one useful half.
+    float upper[2][4] = {}, lower[2][4] = {};
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; ++chunk)
 #pragma unroll
         for (int tile = 0; tile < 2; ++tile) {
-            const uint4& key = keys.words[tile][chunk];
-            multiply(scores[tile], q[chunk].x, 0, q[chunk].y, 0, key.x, key.y);
-            multiply(scores[tile], q[chunk].z, 0, q[chunk].w, 0, key.z, key.w);
+            const uint4 left = q.words[chunk][threadIdx.x % 32], &key = keys.words[tile][chunk];
+            multiply(upper[tile], left.x, left.y, left.z, left.w, key.x, key.z);
+            multiply(lower[tile], left.x, left.y, left.z, left.w, key.y, key.w);
         }
     float exponents[2][2], top = seen.top;
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile)
 #pragma unroll
         for (int one = 0; one < 2; ++one) {
-            const float found = scores[tile][one] * scale;
+            const float found = (upper[tile][one] + lower[tile][2 + one]) * scale;
             exponents[tile][one] = tile * 8 + first + one < known ? found : NONE;
             top = fmaxf(top, exponents[tile][one]);
         }
@@ -246,7 +251,7 @@ __device__ __forceinline__ void bring_pages(const Cache& cache, const int* conte
 }
 
 // Adds 16 keys from row `from` on to what a warp has seen, of which `row` is the last, and writes that one to the cache.
-__device__ __forceinline__ void see_fresh(const uint4 (&q)[CHUNKS], const Fresh& fresh, int from, int row, const Cache& cache,
+__device__ __forceinline__ void see_fresh(const Queries& q, const Fresh& fresh, int from, int row, const Cache& cache,
                                           i64 slot, const Sizes& sizes, Seen& seen) {
     const int lane = threadIdx.x % 32;
     const i64 to = place(slot / PAGE, slot % PAGE);
@@ -324,10 +329,11 @@ __device__ __forceinline__ void write(u16* out, int at, float x) {
         out[(((i64)blockIdx.x * gridDim.y + blockIdx.y) * GROUP + head_of(at)) * WIDTH + column_of(at)] = (u16)narrow(x, 0.f);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 12 / WARPS) decode(
+extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) decode(
     const u16* q, const Fresh fresh, const i64* slots, const Cache cache, const int* query_start, const int* context_len,
     const int* page_table, u16* out, float* shares, float* tops, float* totals, int* counters, const Sizes sizes) {
     __shared__ Parts parts;
+    __shared__ Queries queries;
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
     const int row = blockIdx.x, share = blockIdx.z, warp = threadIdx.x / 32, lane_head = threadIdx.x % 32 / 4;
     const i64 pair = (i64)row * gridDim.y + blockIdx.y;
@@ -342,10 +348,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 12 / WARPS) decode(
     const int last_page = sizes.table_width - 1;
     int page = read(table + min(warp * KEYS / PAGE, last_page));
     int next_page = read(table + min((TURN + warp * KEYS) / PAGE, last_page));
-    Head raw = {};
-    if (lane_head < GROUP) {
+    if (warp == READERS) {
+        Head raw = {};
         const int head = blockIdx.y * GROUP + lane_head;
-        read_head(raw, q + (i64)row * sizes.q_stride + head * WIDTH, fresh.cos + (i64)row * WIDTH, fresh.sin + (i64)row * WIDTH);
+        if (lane_head < GROUP)
+            read_head(raw, q + (i64)row * sizes.q_stride + head * WIDTH, fresh.cos + (i64)row * WIDTH, fresh.sin + (i64)row * WIDTH);
+        uint4 turned_q[CHUNKS];
+        turn(turned_q, raw);
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; ++chunk) queries.words[chunk][threadIdx.x % 32] = turned_q[chunk];
     }
     const bool guessed = row >= begin && row < end, real = row < rows;
     if (!guessed) {
@@ -375,21 +386,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 12 / WARPS) decode(
         read_keys(keys, cache.keys + from, stop - key);
         read_values(values, cache.values + from, WIDTH, stop - key);
     }
-    uint4 turned_q[CHUNKS];
-    turn(turned_q, raw);
+    __syncthreads();
     for (; key < stop; key += TURN) {
         const int next = key + TURN;
         const i64 from = place(next_page, next % PAGE);
         if (next + TURN < stop) next_page = read(table + (next + TURN) / PAGE);
         u32 weights[2];
-        weigh(turned_q, keys, stop - key, sizes.scale, seen, weights);
+        weigh(queries, keys, stop - key, sizes.scale, seen, weights);
         if (next < stop) read_keys(keys, cache.keys + from, stop - next);
         add(values, weights, seen);
         if (next < stop) read_values(values, cache.values + from, WIDTH, stop - next);
     }
     if (share == 0 && warp == READERS)
         for (int from = real ? begin : row; from <= row; from += KEYS)
-            see_fresh(turned_q, fresh, from, row, cache, slots[row], sizes, seen);
+            see_fresh(queries, fresh, from, row, cache, slots[row], sizes, seen);
 
     leave(parts, seen);
     __syncthreads();
