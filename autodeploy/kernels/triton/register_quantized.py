@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autodeploy import ops
-from autodeploy.kernels.cuda import narrow, narrow_plan
+from autodeploy.kernels.cuda import narrow, narrow_plan, packed_tiles, packed_tiles_plan
 from autodeploy.kernels.table import Kernel, Tunable
 from autodeploy.kernels.triton import packed_linear, quantize, scaled_linear
 from autodeploy.kernels.triton.quantized import QuantizedConfig, ScaleLayout
@@ -21,6 +21,7 @@ VALUES = (torch.float8_e4m3fn, torch.int8)
 MAX_WIDTH = 65536 // 4  # of a row that one program holds in registers
 LEAST_GROUP = 16
 BY_HAND = "cuda"
+BY_MATRIX_UNITS = "wgmma"
 
 
 def quantized_kernels(make: Make) -> tuple[Kernel, ...]:
@@ -28,13 +29,15 @@ def quantized_kernels(make: Make) -> tuple[Kernel, ...]:
     packed = Tunable(packed_linear.candidates, packed_linear.bind, QuantizedConfig)
     scaled = Tunable(scaled_linear.candidates, scaled_linear.bind, QuantizedConfig)
     by_hand = Tunable(narrow_plan.candidates, narrow.bind, narrow_plan.NarrowConfig)
+    tiles = Tunable(packed_tiles_plan.candidates, packed_tiles.bind, packed_tiles_plan.PackedTileConfig)
     gated_packed, gated_scaled = packed_linear.bind_gated, scaled_linear.bind_gated
     return (
-        *_tuned(make(ops.packed_linear, packed_linear.packed_linear, _packed), packed, by_hand),
+        *_tuned(make(ops.packed_linear, packed_linear.packed_linear, _packed), packed, by_hand, tiles),
         *_tuned(
             make(ops.packed_gated_linear, packed_linear.packed_gated_linear, _packed),
             replace(packed, bind=gated_packed),
             replace(by_hand, bind=narrow.bind_gated),
+            replace(tiles, bind=packed_tiles.bind_gated),
         ),
         replace(make(ops.scaled_linear, scaled_linear.scaled_linear, _scaled), tunable=scaled),
         replace(
@@ -48,9 +51,11 @@ def quantized_kernels(make: Make) -> tuple[Kernel, ...]:
     )
 
 
-def _tuned(kernel: Kernel, tunable: Tunable, by_hand: Tunable) -> tuple[Kernel, Kernel]:
-    """A kernel by Triton, and by CUDA C++ for the numbers of rows that measurements choose it for."""
-    return replace(kernel, tunable=tunable), replace(kernel, backend=BY_HAND, priority=5, tunable=by_hand)
+def _tuned(kernel: Kernel, tunable: Tunable, by_hand: Tunable, tiles: Tunable) -> tuple[Kernel, ...]:
+    """A kernel by Triton, and those by CUDA C++ for the numbers of rows that measurements choose them for."""
+    measured = ((BY_HAND, by_hand), (BY_MATRIX_UNITS, tiles))
+    others = (replace(kernel, backend=backend, priority=5, tunable=one) for backend, one in measured)
+    return replace(kernel, tunable=tunable), *others
 
 
 def _uneven(group: int, least: int) -> str | None:
