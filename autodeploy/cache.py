@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 
 def cache_dir() -> Path:
@@ -42,8 +41,16 @@ def make_folder(target: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all, in a folder that is made where it is missing."""
+    """Write a file whole or not at all, in a folder that is made where it is missing.
+
+    Whatever stops it, a full disk or Ctrl-C included, leaves nothing beside `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from autodeploy.cache import cache_dir, make_folder
+from autodeploy.cache import cache_dir, make_folder, replace_file
 from autodeploy.errors import ModelError
 from autodeploy.hub import resolve
 
@@ -163,3 +163,12 @@ def test_a_gguf_becomes_a_plain_folder_that_speaks(smollm2: Path) -> None:
     plan = plan_weights(model, source)
     assert plan.tied() == [("model.embed_tokens.weight", "lm_head.weight")]
     assert all(source.dtype(key) == torch.bfloat16 for key in source.keys())  # noqa: SIM118
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "file"
+    replace_file(file, "é")
+    assert file.read_text(encoding="utf-8") == "é"
+    with pytest.raises(UnicodeEncodeError):
+        replace_file(file, "half of it \ud800")
+    assert [(one, one.read_text(encoding="utf-8")) for one in file.parent.iterdir()] == [(file, "é")]
