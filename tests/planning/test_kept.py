@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 
-from autodeploy import job
+from autodeploy import discovery, job
 from autodeploy.choosing import Recipe
 from autodeploy.cost import Pace, StepShape, Tally
 from autodeploy.discovery import surroundings
@@ -87,10 +89,27 @@ def test_a_plan_rests_on_what_is_installed(model: str, tracings: Tracings, monke
     assert tracings.count == 2
 
 
-def test_surroundings_are_our_code_and_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = surroundings()
-    (tmp_path / "something-1.2.dist-info").mkdir()
+def test_surroundings_are_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
+    nothing = surroundings.__wrapped__()
+    package = tmp_path / "something-1.2.dist-info"
+    package.mkdir()
+    once = surroundings.__wrapped__()
+    os.utime(package, ns=(0, 0))  # as when the same version is installed anew
+    assert len({nothing, once, surroundings.__wrapped__()}) == 3
+
+
+@pytest.mark.parametrize("file", ["some_plugin.py", "some_plugin/__init__.py", "some_plugin/deeper/code.py"])
+def test_surroundings_are_the_code_of_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    points = [EntryPoint("some", "some_plugin:plugin", "autodeploy.plugins")]
+    monkeypatch.setattr(discovery, "entry_points", lambda group: points)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("one = 1")
+    importlib.invalidate_caches()
+    before = surroundings.__wrapped__()
+    assert surroundings.__wrapped__() == before
+    (tmp_path / file).write_text("eleven = 11")
     assert surroundings.__wrapped__() != before
 
 
@@ -111,9 +130,13 @@ def test_a_plan_is_made_where_nothing_can_be_kept(model: str, tmp_path: Path, mo
     assert plan(model, gpu="h200").outlook is not None
 
 
-def test_how_a_checkpoint_is_quantized_is_kept_too(tmp_path: Path, tracings: Tracings) -> None:
+def test_how_a_checkpoint_is_quantized_is_kept_too(
+    tmp_path: Path, tracings: Tracings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_config("llama", quantization_config=QUANTIZED, dtype="float16").save_pretrained(tmp_path)
-    first, second = (plan(str(tmp_path), gpu="h200") for _ in range(2))
+    first = plan(str(tmp_path), gpu="h200")
+    monkeypatch.delattr(Job, "_read_facts")  # the second does without
+    second = plan(str(tmp_path), gpu="h200")
     assert first.as_dict() == second.as_dict()
     assert "stored as" in {one.what for one in second.decisions}
     assert ("dtype", "float16") in {(one.what, one.value) for one in second.decisions}
