@@ -24,8 +24,9 @@ UsageError = cast("type[Exception]", typer.BadParameter.__base__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `arguments`, by default those of the process, and return the exit code."""
+    if arguments is None:  # the process is ours: its end would look for garbage in all that is left, for a second
+        atexit.register(gc.freeze)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    atexit.register(gc.freeze)  # else the interpreter's end looks for garbage in all that is left, for a second
     try:
         result = app(with_command(words), prog_name="autodeploy", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from autodeploy.cli import seam
 from autodeploy.cli.build import default_folder
 from autodeploy.errors import AutodeployError, ModelError
+from autodeploy.progress import NullProgress
 from autodeploy.runtime.engine import Engine
 from autodeploy.runtime.llm import LLM
 from autodeploy.runtime.settings import RuntimeSettings
@@ -82,6 +85,27 @@ def test_a_dry_run_builds_nothing(run: Command, builder: FakeBuilder, monkeypatc
     assert "no recipe knows it" in shown.out
     data = json.loads(run("m", "--dry-run", "--json").out)
     assert data["decisions"] == [{"what": "device", "value": "cpu", "reason": "asked for"}]
+
+
+def test_a_command_leaves_no_trace_in_a_process_that_is_not_its_own(
+    run: Command, builder: FakeBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(import_module("autodeploy.cli.main"), "atexit")
+    assert run("m", "--dry-run").code == 0
+
+
+def test_planning_leaves_the_collector_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, seen = gc.get_threshold(), []
+
+    def fail(*_: object, **__: object) -> None:
+        seen.append(gc.get_threshold())
+        raise ModelError("no such model")
+
+    monkeypatch.setattr("autodeploy.job.plan", fail)
+    with pytest.raises(ModelError):
+        seam.plan("m", progress=NullProgress())
+    assert seen != [usual]
+    assert gc.get_threshold() == usual
 
 
 @pytest.mark.parametrize(
