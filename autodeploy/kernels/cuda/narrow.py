@@ -12,6 +12,7 @@ from torch import Tensor
 from autodeploy.kernels.cuda.compile import Variant
 from autodeploy.kernels.cuda.launch import launch
 from autodeploy.kernels.cuda.narrow_plan import COLUMNS, NarrowConfig, tokens_of
+from autodeploy.kernels.cuda.packed import projection
 from autodeploy.kernels.triton.launch import multiprocessors
 from autodeploy.kernels.triton.rows import dense
 from autodeploy.kernels.triton.shares import counters, shares_of
@@ -30,38 +31,10 @@ class Stored:
 
 
 def bind(config: NarrowConfig) -> Callable[..., Tensor]:
-    """`ops.packed_linear` in a configuration, of int4."""
-
-    def projection(
-        x: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        zero: Tensor | None,
-        global_scale: Tensor | None,
-        bias: Tensor | None,
-        format: str,
-    ) -> Tensor:
-        return run(x, Stored(weight, scale, zero), bias, config)
-
-    return projection
-
-
-def bind_gated(config: NarrowConfig) -> Callable[..., Tensor]:
-    """`ops.packed_gated_linear` in a configuration, of int4."""
-
-    def projection(
-        x: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        zero: Tensor | None,
-        global_scale: Tensor | None,
-        bias: Tensor | None,
-        format: str,
-        kind: str,
-    ) -> Tensor:
-        return run(x, Stored(weight, scale, zero), bias, config, kind)
-
-    return projection
+    """`ops.packed_linear` and `ops.packed_gated_linear` in a configuration, of int4."""
+    return projection(
+        lambda x, weight, scale, zero, bias, gate: run(x, Stored(weight, scale, zero), bias, config, gate)
+    )
 
 
 def run(x: Tensor, stored: Stored, bias: Tensor | None, config: NarrowConfig, gate: str | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from autodeploy.kernels.cuda.compile import Variant
 from autodeploy.kernels.cuda.launch import launch
 from autodeploy.kernels.cuda.narrow import GATES
+from autodeploy.kernels.cuda.packed import projection
 from autodeploy.kernels.cuda.packed_tiles_plan import COLUMNS, PackedTileConfig, tokens_of
 from autodeploy.kernels.cuda.tensor_map import described
 from autodeploy.kernels.triton.rows import dense
@@ -21,38 +22,8 @@ PAIR_WORDS = 2 * COLUMNS // 4
 
 
 def bind(config: PackedTileConfig) -> Callable[..., Tensor]:
-    """`ops.packed_linear` in a configuration, of int4."""
-
-    def projection(
-        x: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        zero: Tensor | None,
-        global_scale: Tensor | None,
-        bias: Tensor | None,
-        format: str,
-    ) -> Tensor:
-        return run(x, weight, scale, bias, config)
-
-    return projection
-
-
-def bind_gated(config: PackedTileConfig) -> Callable[..., Tensor]:
-    """`ops.packed_gated_linear` in a configuration, of int4."""
-
-    def projection(
-        x: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        zero: Tensor | None,
-        global_scale: Tensor | None,
-        bias: Tensor | None,
-        format: str,
-        kind: str,
-    ) -> Tensor:
-        return run(x, weight, scale, bias, config, kind)
-
-    return projection
+    """`ops.packed_linear` and `ops.packed_gated_linear` in a configuration, of int4."""
+    return projection(lambda x, weight, scale, _, bias, gate: run(x, weight, scale, bias, config, gate))
 
 
 def run(

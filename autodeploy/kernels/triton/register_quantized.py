@@ -36,8 +36,8 @@ def quantized_kernels(make: Make) -> tuple[Kernel, ...]:
         *_tuned(
             make(ops.packed_gated_linear, packed_linear.packed_gated_linear, _packed),
             replace(packed, bind=gated_packed),
-            replace(by_hand, bind=narrow.bind_gated),
-            replace(tiles, bind=packed_tiles.bind_gated),
+            by_hand,
+            tiles,
         ),
         replace(make(ops.scaled_linear, scaled_linear.scaled_linear, _scaled), tunable=scaled),
         replace(
