@@ -91,7 +91,7 @@ def _modelopts(weights: dict[str, Any], inputs: dict[str, Any] | None, algorithm
     entries: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
     entries += [{"quantizer_name": "*weight_quantizer", "cfg": weights}]
     entries += [{"quantizer_name": "*input_quantizer", "cfg": inputs}] if inputs else []
-    entries += [{"quantizer_name": "*lm_head*", "enable": False}]
+    entries += [{"quantizer_name": name, "enable": False} for name in ("*lm_head*", "*embed_tokens*")]
 
     def forward(one: Any) -> None:
         for window in given:
