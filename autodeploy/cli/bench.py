@@ -13,6 +13,7 @@ from autodeploy.cli import options as opt
 from autodeploy.cli import output
 from autodeploy.cli.bench_steps import Loading, bench_passes, bench_steps
 from autodeploy.cli.progress import RichProgress
+from autodeploy.cli.spread import spread
 from autodeploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ Tolerance = Annotated[
 ]
 
 
+@spread(without=("max_batch", "max_tokens"))  # they follow from what is measured
 def bench(
     model: opt.ModelOrArtifact,
+    *,
     run: Runs = None,
     profile: Profile = False,
     batch: Batch = None,
@@ -68,27 +71,13 @@ def bench(
     save: Save = None,
     baseline: Baseline = None,
     tolerance: Tolerance = 5.0,
-    gpu: opt.Gpu = "auto",
-    workload: opt.Workload = "balanced",
-    recipe: opt.Recipe = "auto",
-    dtype: opt.Dtype = "auto",
-    quantize: opt.Quantize = None,
-    quantize_head: opt.QuantizeHead = None,
-    kv_cache: opt.KvCache = None,
-    settings: opt.Set = None,
-    load_format: opt.LoadFormat = "auto",
-    capture: opt.Capture = None,
-    engine: opt.Engine = "auto",
+    options: opt.BuildOptions,
+    running: opt.RunOptions,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> int:
     """Measure MODEL, or the program in ARTIFACT, on random prompts: with --run by workloads, else step by step."""
-    opt.check_capture(capture)
-    opt.check_load_format(load_format)
-    options = opt.build_options(
-        gpu, dtype, recipe, workload, quantize, settings, None, None, quantize_head=quantize_head, kv_cache=kv_cache
-    )
-    loading = Loading(model, options, load_format, capture, engine)
+    loading = Loading(model, options, running)
     if run:
         if batch or ablate:
             raise InputError("--run has its own batch sizes and passes: leave out --batch and --ablate")
@@ -112,11 +101,11 @@ def _report(
 
     workloads = parse_workloads(run)
     before = None if baseline is None else read_figures(baseline)
-    keywords = loading.options.keywords()
-    own = {key: value for key, value in keywords["set"].items() if key.startswith("runtime.")}
+    options, running = loading.options, loading.running
+    own = {key: value for key, value in options.set.items() if key.startswith("runtime.")}
     with RichProgress(output.err()) as progress:
-        found = find_artifact(loading.model, **keywords, load_format=loading.load_format, progress=progress)
-        session = Session(found, own, loading.options.gpu, loading.capture, loading.engine, progress)
+        found = find_artifact(loading.model, **options.keywords(), load_format=running.load_format, progress=progress)
+        session = Session(found, own, options.gpu, running.capture, running.engine, progress)
         report = session.report(workloads, profile=profile, command=shlex.join(["autodeploy", *sys.argv[1:]]))
     return report, None if before is None else compare(report.figures, before, tolerance)
 

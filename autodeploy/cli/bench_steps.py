@@ -19,9 +19,7 @@ class Loading:
 
     model: str
     options: opt.BuildOptions
-    load_format: str
-    capture: str | None
-    engine: str
+    running: opt.RunOptions
 
 
 def bench_steps(
@@ -35,9 +33,8 @@ def bench_steps(
     keywords = loading.options.keywords()
     # A round must not find its prompts in the cache, and every request of a load must run at once.
     keywords["set"] = {"runtime.max_batch_size": max(batches), **keywords["set"], "runtime.prefix_reuse": False}
-    keywords |= {"load_format": loading.load_format, "capture": loading.capture, "engine": loading.engine}
     with RichProgress(output.err()) as progress:
-        llm = seam.load_llm(loading.model, **keywords, progress=progress)
+        llm = seam.load_llm(loading.model, **keywords, **loading.running.keywords(), progress=progress)
         progress.start("bench", len(loads) * (repeat + 1))
         speeds = measure_speed(llm.engine, loads, repeat, lambda: progress.advance("bench"))
         progress.finish("bench")
@@ -54,7 +51,7 @@ def bench_passes(loading: Loading, batch: int, prompt_tokens: int, new_tokens: i
     from autodeploy.bench.ablation import ablate
     from autodeploy.job import Job
 
-    model, load_format = loading.model, loading.load_format
+    model, load_format = loading.model, loading.running.load_format
     if (Path(model) / MANIFEST).is_file():
         raise InputError(f"--ablate: {model} is an artifact, whose passes have run; give the model it was built from")
     keywords = loading.options.keywords()

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from autodeploy.cli import checks, output, seam
 from autodeploy.cli import options as opt
-from autodeploy.cli import output, seam
 from autodeploy.cli.progress import RichProgress
+from autodeploy.cli.spread import spread
 from autodeploy.errors import VerificationError
 from autodeploy.runtime.sampling_params import SamplingParams
 
@@ -68,21 +69,16 @@ TextFile = Annotated[
 ]
 
 
+@spread()
 def build(
     model: opt.Model,
-    gpu: opt.Gpu = "auto",
+    *,
+    options: opt.BuildOptions,
     tp: opt.Tp = 1,
     pp: opt.Pp = 1,
     ep: opt.Ep = 1,
-    workload: opt.Workload = "balanced",
-    recipe: opt.Recipe = "auto",
-    dtype: opt.Dtype = "auto",
-    quantize: opt.Quantize = None,
-    quantize_head: opt.QuantizeHead = None,
-    kv_cache: opt.KvCache = None,
     calibrate: opt.Calibrate = None,
     method: opt.Method = None,
-    settings: opt.Set = None,
     load_format: opt.LoadFormat = "auto",
     fuel: Fuel = None,
     verify: Verify = False,
@@ -90,8 +86,6 @@ def build(
     min_agreement: MinAgreement = None,
     text: TextFile = "sample",
     out: Out = None,
-    max_batch: opt.MaxBatch = None,
-    max_tokens: opt.MaxTokens = None,
     capture: opt.Capture = None,
     prompt: Prompt = None,
     dry_run: DryRun = False,
@@ -99,22 +93,10 @@ def build(
     debug: opt.Debug = False,
 ) -> None:
     """Trace MODEL, run the recipe's passes over it, and save the program as a folder."""
-    opt.refuse_later_options(tp, pp, ep)
-    opt.check_capture(capture)
-    opt.check_load_format(load_format)
-    opt.check_out(out)
-    options = opt.build_options(
-        gpu,
-        dtype,
-        recipe,
-        workload,
-        quantize,
-        settings,
-        max_batch,
-        max_tokens,
-        quantize_head=quantize_head,
-        kv_cache=kv_cache,
-    )
+    checks.refuse_later_options(tp, pp, ep)
+    checks.check_capture(capture)
+    checks.check_load_format(load_format)
+    checks.check_out(out)
     if dry_run:
         _show_plan(model, options, as_json)
         return
@@ -124,7 +106,7 @@ def build(
         chosen |= {"max_kl": max_kl, "min_agreement": min_agreement, "text": text}
         chosen |= {"calibrate": calibrate, "method": method}
         built = _build(model, out=target, progress=progress, **chosen)
-        answer = _answer(built.path, gpu, capture, prompt, progress) if prompt is not None else None
+        answer = _answer(built.path, options.gpu, capture, prompt, progress) if prompt is not None else None
     _show(built, prompt, answer, as_json)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from autodeploy.cli import options as opt
 from autodeploy.cli import output, seam
 from autodeploy.cli.progress import RichProgress
+from autodeploy.cli.spread import spread
 from autodeploy.layers import COST_MODEL, SET
 from autodeploy.plan import Plan
 
@@ -25,35 +26,16 @@ Pattern = Annotated[
 ]
 
 
+@spread()
 def explain(
     model: opt.Model,
+    *,
     pattern: Pattern = None,
-    gpu: opt.Gpu = "auto",
-    workload: opt.Workload = "balanced",
-    recipe: opt.Recipe = "auto",
-    dtype: opt.Dtype = "auto",
-    quantize: opt.Quantize = None,
-    quantize_head: opt.QuantizeHead = None,
-    kv_cache: opt.KvCache = None,
-    max_batch: opt.MaxBatch = None,
-    max_tokens: opt.MaxTokens = None,
-    settings: opt.Set = None,
+    options: opt.BuildOptions,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
     """Show the recipe that MODEL gets and why, or what one pattern does to it; reads no weights."""
-    options = opt.build_options(
-        gpu,
-        dtype,
-        recipe,
-        workload,
-        quantize,
-        settings,
-        max_batch,
-        max_tokens,
-        quantize_head=quantize_head,
-        kv_cache=kv_cache,
-    )
     with RichProgress(output.err()) as progress:
         if pattern is not None:
             told = seam.explain_pattern(model, pattern, **options.keywords(), progress=progress)

@@ -12,6 +12,7 @@ from rich.console import Console
 from autodeploy.cli import options as opt
 from autodeploy.cli import output, seam
 from autodeploy.cli.progress import RichProgress
+from autodeploy.cli.spread import spread
 from autodeploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,18 +40,15 @@ Html = Annotated[
 ]
 
 
+@spread(without=("quantize_head", "kv_cache", "max_batch", "max_tokens"))
 def inspect(
     model: opt.ModelOrArtifact,
+    *,
     changed_by: Pass = None,
     layer: Layer = None,
     op: Op = None,
     html: Html = None,
-    gpu: opt.Gpu = "auto",
-    workload: opt.Workload = "balanced",
-    recipe: opt.Recipe = "auto",
-    dtype: opt.Dtype = "auto",
-    quantize: opt.Quantize = None,
-    settings: opt.Set = None,
+    options: opt.BuildOptions,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -59,7 +57,6 @@ def inspect(
         raise InputError("--pass, --layer and --op show one thing each; give one of them")
     if html is not None and not html.parent.is_dir():
         raise InputError(f"--html {html}: there is no folder {html.parent}")
-    options = opt.build_options(gpu, dtype, recipe, workload, quantize, settings, None, None)
     with RichProgress(output.err()) as progress:
         found = seam.inspect(model, **options.keywords(), progress=progress)
         diff = found.diff(changed_by) if changed_by is not None else None

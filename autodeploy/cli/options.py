@@ -1,15 +1,13 @@
-"""The options that commands share, and the checks of their values."""
+"""The options that commands share, and those that most of them take, together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
-from autodeploy.errors import InputError, UnsupportedError, nearest
+from autodeploy.cli import checks
 from autodeploy.layers import parse_settings
 
 MODEL = "A Hub id (org/name, org/name@revision), a model folder, a .gguf file, or pkg:NAME"
@@ -105,100 +103,62 @@ Json = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT)]
 
-DTYPES = ("auto", "bf16", "fp16", "fp32")
-CACHES = ("auto", "fp8", "int8")
-CAPTURES = ("none", "compile", "cudagraph")
-LATER_CAPTURES = ("tensorrt",)
-
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What decides how a program is made, checked: the keywords that `build`, `plan` and `LLM` share."""
+    """What decides how a program is made. A command that takes one has its fields as options, see `spread`.
 
-    gpu: str
-    dtype: str
-    recipe: str
-    workload: str
-    quantize: str | None = None
-    set: dict[str, Any] = field(default_factory=dict)
+    Raises InputError, or one of its kinds, for a value that is wrong for any model.
+    """
+
+    gpu: Gpu = "auto"
+    workload: Workload = "balanced"
+    recipe: Recipe = "auto"
+    dtype: Dtype = "auto"
+    quantize: Quantize = None
+    quantize_head: QuantizeHead = None
+    kv_cache: KvCache = None
+    settings: Set = None
+    max_batch: MaxBatch = None
+    max_tokens: MaxTokens = None
+
+    def __post_init__(self) -> None:
+        checks.check_dtype(self.dtype)
+        checks.check_scheme(self.quantize)
+        checks.check_head(self.quantize_head)
+        checks.check_cache(self.kv_cache)
+        parse_settings(self.settings or ())
+
+    @property
+    def set(self) -> dict[str, Any]:
+        """The settings: those of `--set`, which win, and those that have options of their own."""
+        short = {
+            "runtime.max_batch_size": self.max_batch,
+            "runtime.max_num_tokens": self.max_tokens,
+            "passes.mark_precision.head": self.quantize_head,
+            "passes.quantize_cache.format": self.kv_cache,
+        }
+        given = {key: value for key, value in short.items() if value is not None}
+        return {**given, **parse_settings(self.settings or ())}
 
     def keywords(self) -> dict[str, Any]:
-        """The options as keyword arguments."""
+        """The keyword arguments that `build`, `plan` and `LLM` share."""
+        named = ("gpu", "workload", "recipe", "dtype", "quantize", "set")
+        return {name: getattr(self, name) for name in named}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a program is loaded and run. Raises InputError, or one of its kinds, for a value that does not exist."""
+
+    load_format: LoadFormat = "auto"
+    capture: Capture = None
+    engine: Engine = "auto"
+
+    def __post_init__(self) -> None:
+        checks.check_load_format(self.load_format)
+        checks.check_capture(self.capture)
+
+    def keywords(self) -> dict[str, Any]:
+        """The keyword arguments of `LLM`."""
         return dict(vars(self))
-
-
-def build_options(
-    gpu: str,
-    dtype: str,
-    recipe: str,
-    workload: str,
-    quantize: str | None,
-    settings: Iterable[str] | None,
-    max_batch: int | None,
-    max_tokens: int | None,
-    *,
-    quantize_head: str | None = None,
-    kv_cache: str | None = None,
-) -> BuildOptions:
-    """Check the options that need no model, and put the short forms of settings under `--set`'s, which win."""
-    check_choice("--dtype", dtype, DTYPES)
-    if quantize is not None:
-        check_scheme(quantize)
-    if quantize_head is not None:
-        check_head(quantize_head)
-    if kv_cache is not None:
-        check_choice("--kv-cache", kv_cache, CACHES)
-    formats = {"passes.mark_precision.head": quantize_head, "passes.quantize_cache.format": kv_cache}
-    short = {"runtime.max_batch_size": max_batch, "runtime.max_num_tokens": max_tokens, **formats}
-    given = {key: value for key, value in short.items() if value is not None}
-    return BuildOptions(gpu, dtype, recipe, workload, quantize, {**given, **parse_settings(settings or ())})
-
-
-def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
-    """Raise InputError unless `value` is one of `choices`."""
-    known = tuple(choices)
-    if value not in known:
-        raise InputError(f"{option} {value}: not a choice; {nearest(value, known)}")
-
-
-def check_scheme(quantize: str) -> None:
-    """Raise RecipeError, with the nearest name, for a scheme that does not exist."""
-    from autodeploy.quantization import option  # it needs torch, which `--help` does without
-
-    if quantize not in (option.AUTO, option.FASTEST):
-        option.quantize_values(quantize)
-
-
-def check_head(scheme: str) -> None:
-    """Raise RecipeError, with the nearest name, for a scheme that the head cannot have."""
-    from autodeploy.quantization import find_scheme  # as above
-
-    find_scheme(scheme, "--quantize-head")
-
-
-def check_capture(capture: str | None) -> None:
-    """Raise InputError for a way of capturing that does not exist, or not yet."""
-    if capture in LATER_CAPTURES:
-        raise UnsupportedError(
-            f"--capture {capture}: this version does not support it yet; use none, compile or cudagraph"
-        )
-    if capture is not None:
-        check_choice("--capture", capture, CAPTURES)
-
-
-def check_load_format(load_format: str) -> None:
-    """Raise InputError for a source of weights that does not exist."""
-    check_choice("--load-format", load_format, ("auto", "random"))
-
-
-def refuse_later_options(tp: int, pp: int, ep: int) -> None:
-    """Raise UnsupportedError for what a later version will do."""
-    for option, value in (("--tp", tp), ("--pp", pp), ("--ep", ep)):
-        if value > 1:
-            raise UnsupportedError(f"{option} {value}: this version runs on one device; use 1")
-
-
-def check_out(out: Path | None) -> None:
-    """Raise InputError when `out` is something that a build must not write over."""
-    if out is not None and out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: this is a file, and a folder is expected")

@@ -44,9 +44,7 @@ def quantize(
     debug: opt.Debug = False,
 ) -> None:
     """Round MODEL's projections and write a Hugging Face checkpoint in the layout of compressed-tensors."""
-    options = opt.build_options(
-        "cpu", dtype, recipe, "balanced", quantize, settings, None, None, quantize_head=quantize_head
-    )
+    options = opt.BuildOptions(dtype=dtype, quantize=quantize, quantize_head=quantize_head, settings=settings)
     with RichProgress(output.err()) as progress:
         chosen = {"quantize": quantize, "recipe": recipe, "dtype": dtype, "set": options.set}
         chosen |= {"calibrate": calibrate, "method": method}
