@@ -8,7 +8,7 @@ from math import ceil
 import torch
 
 ROUNDS = 3
-LONG, SUSTAINED = 1e-3, 0.1
+LONG, SUSTAINED = 3e-4, 0.1
 """Seconds of a call that is worth more of them, and for how long it is then made before its time is taken."""
 
 
