@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -38,6 +39,45 @@ def make_folder(target: Path, fill: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def keep_folder(target: Path, fill: Callable[[Path], None], most: int) -> Path:
+    """`make_folder` among at most `most`: making one more removes those that were used longest ago."""
+    if not target.is_dir():
+        make_folder(target, fill)
+        forget_oldest(target.parent, most)
+    mark_used(target)
+    return target
+
+
+def mark_used(entry: Path) -> None:
+    """Say that a file or folder was used now. In a cache that cannot be written, nothing is forgotten either."""
+    with suppress(OSError):
+        os.utime(entry)
+
+
+def forget_oldest(folder: Path, most: int) -> None:
+    """Leave, of the files and folders in `folder`, the `most` that were made or used last.
+
+    Several processes may do so at once. One goes whole: none is ever seen half-removed.
+    """
+    for entry in sorted(folder.iterdir(), key=_last_used, reverse=True)[most:]:
+        with suppress(OSError):  # another process was first, or it is another user's
+            _remove(entry)
+
+
+def _last_used(entry: Path) -> int:
+    with suppress(OSError):  # another process has removed it
+        return entry.stat().st_mtime_ns
+    return 0
+
+
+def _remove(entry: Path) -> None:
+    if not entry.is_dir():
+        entry.unlink()
+        return
+    with tempfile.TemporaryDirectory(prefix=".gone-", dir=entry.parent, ignore_cleanup_errors=True) as gone:
+        entry.rename(Path(gone) / entry.name)
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from autodeploy.cache import cache_dir, make_folder
+from autodeploy.cache import cache_dir, keep_folder, mark_used
 from autodeploy.calibration.result import Calibration, Change
 from autodeploy.progress import Progress
 from autodeploy.quantization import Scheme
 
 TENSORS, DESCRIPTION = "tensors.safetensors", "calibration.json"
+MOST = 64
 _CACHE = "cache"
 _MARK = ":"
 
@@ -49,10 +50,11 @@ def load_calibration(key: Key, progress: Progress) -> Calibration | None:
         described = json.loads((key.folder / DESCRIPTION).read_text())
         if hashlib.sha256(data).hexdigest() != described["sha256"]:
             raise ValueError("its hash is another")
+        mark_used(key.folder)
         return _unpacked(data, described)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         progress.note(f"the cached calibration {key.folder} is damaged ({error}); it is made again")
-        shutil.rmtree(key.folder)
+        shutil.rmtree(key.folder, ignore_errors=True)
         return None
 
 
@@ -69,7 +71,7 @@ def keep_calibration(key: Key, found: Calibration) -> None:
         (folder / TENSORS).write_bytes(data)
         (folder / DESCRIPTION).write_text(json.dumps(described, indent=1))
 
-    make_folder(key.folder, fill)
+    keep_folder(key.folder, fill, MOST)
 
 
 def _unpacked(data: bytes, described: Mapping[str, Any]) -> Calibration:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from autodeploy.cache import cache_dir, replace_file
+from autodeploy.cache import cache_dir, forget_oldest, mark_used, replace_file
 from autodeploy.cost import Tally
 from autodeploy.cost.tally import Area
 from autodeploy.discovery import surroundings
@@ -24,6 +24,8 @@ from autodeploy.program import ProgramSpec
 
 CONFIGS = ("config.json", "hf_quant_config.json")
 """The files of a model that say what it is."""
+MOST = 256
+"""Files kept: two of each plan, 50 kB together."""
 
 
 def plans_dir() -> Path:
@@ -82,15 +84,18 @@ class Kept:
         return plans_dir() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
     def _load(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        path = self._path(asked)
         try:
-            found = json.loads(self._path(asked).read_text())
+            found = json.loads(path.read_text())
         except (OSError, ValueError):  # a cache may be lost at any time: it is found out again
             return {}
+        mark_used(path)
         return found if isinstance(found, dict) else {}
 
     def _save(self, asked: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         try:
             replace_file(self._path(asked), json.dumps(data))
+            forget_oldest(plans_dir(), MOST)
         except (OSError, TypeError):  # a plan is as good where nothing can be kept
             return
 

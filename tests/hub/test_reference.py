@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from autodeploy.cache import cache_dir, make_folder, replace_file
 from autodeploy.errors import ModelError
 from autodeploy.hub import resolve
 
@@ -95,47 +94,6 @@ def test_mistakes_about_packages(packages: Path) -> None:
     refuses("pkg:bomb", "is not a GGUF file")
 
 
-def test_the_cache_is_where_it_is_asked_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AUTODEPLOY_CACHE", "/x/y")
-    assert cache_dir() == Path("/x/y")
-    monkeypatch.delenv("AUTODEPLOY_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache_dir() == Path("/x/autodeploy")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_dir() == Path.home() / ".cache" / "autodeploy"
-
-
-def test_a_folder_is_made_once_or_not_at_all(tmp_path: Path) -> None:
-    calls = []
-
-    def fill(folder: Path) -> None:
-        calls.append(folder)
-        (folder / "file").write_text("x")
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-
-    target = tmp_path / "cache" / "thing"
-    with pytest.raises(KeyboardInterrupt):
-        make_folder(target, fill)
-    assert list((tmp_path / "cache").iterdir()) == []
-    make_folder(target, fill)
-    make_folder(target, fill)
-    assert len(calls) == 2
-    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["thing"]
-
-
-def test_the_first_of_two_processes_wins(tmp_path: Path) -> None:
-    target = tmp_path / "thing"
-
-    def fill(folder: Path) -> None:
-        (folder / "file").write_text("ours")
-        target.mkdir()
-        (target / "file").write_text("theirs")
-
-    assert (make_folder(target, fill) / "file").read_text() == "theirs"
-    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
-
-
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The real model as a folder, in the cache that all tests share: to convert it takes half a minute."""
@@ -163,12 +121,3 @@ def test_a_gguf_becomes_a_plain_folder_that_speaks(smollm2: Path) -> None:
     plan = plan_weights(model, source)
     assert plan.tied() == [("model.embed_tokens.weight", "lm_head.weight")]
     assert all(source.dtype(key) == torch.bfloat16 for key in source.keys())  # noqa: SIM118
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    file = tmp_path / "folder" / "file"
-    replace_file(file, "é")
-    assert file.read_text(encoding="utf-8") == "é"
-    with pytest.raises(UnicodeEncodeError):
-        replace_file(file, "half of it \ud800")
-    assert [(one, one.read_text(encoding="utf-8")) for one in file.parent.iterdir()] == [(file, "é")]

@@ -125,6 +125,17 @@ def test_a_damaged_file_is_made_again(model: str, tracings: Tracings, text: str)
     assert all(file.read_text() != text for file in files)
 
 
+def test_only_the_last_plans_are_kept(model: str, tracings: Tracings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MOST", 4)
+    plan(model, gpu="h200")
+    for file in kept.plans_dir().iterdir():
+        os.utime(file, (1, 1))
+    plan(model, gpu="h200", dtype="fp16")
+    plan(str(_renamed(model)), gpu="h200")
+    assert len(list(kept.plans_dir().iterdir())) == 4
+    assert tracings.count == 3
+
+
 def test_a_plan_is_made_where_nothing_can_be_kept(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "plans_dir", lambda: tmp_path / "config.json" / "no folder")
     assert plan(model, gpu="h200").outlook is not None

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autodeploy.cache import cache_dir, make_folder
+from autodeploy.cache import cache_dir, keep_folder
 from autodeploy.errors import AutodeployError
 
 SOURCES = Path(__file__).parent / "source"
 BINARY = "kernel.cubin"
 OPTIONS = ("--std=c++17",)
+MOST = 2048
+"""Binaries kept, of some 50 kB: one version of the sources tries a few hundred."""
 
 
 class CompileError(AutodeployError):
@@ -48,7 +50,7 @@ def binary(variant: Variant, capability: tuple[int, int]) -> bytes:
     def fill(partial: Path) -> None:
         (partial / BINARY).write_bytes(compiled(variant, capability)[0])
 
-    return (make_folder(folder, fill) / BINARY).read_bytes()
+    return (keep_folder(folder, fill, MOST) / BINARY).read_bytes()
 
 
 def _key(variant: Variant, capability: tuple[int, int]) -> str:

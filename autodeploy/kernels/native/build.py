@@ -13,12 +13,14 @@ from pathlib import Path
 
 import torch
 
-from autodeploy.cache import cache_dir, make_folder
+from autodeploy.cache import cache_dir, keep_folder
 from autodeploy.errors import AutodeployError
 
 HERE = Path(__file__).parent
 TORCH = Path(torch.__file__).parent
 LIBRARY_NAME = "autodeploy_native.so"
+MOST = 16
+"""Libraries kept, of half a megabyte each: one for each version, environment and kind of machine."""
 FLAGS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC")
 
 
@@ -30,7 +32,7 @@ def build() -> Path:
     """The compiled library, compiled now unless the cache has it. Raises BuildError, and OSError for the cache."""
     compiler = find_compiler()
     folder = cache_dir() / "native" / _key(compiler)
-    return make_folder(folder, lambda partial: _compile(compiler, partial)) / LIBRARY_NAME
+    return keep_folder(folder, lambda partial: _compile(compiler, partial), MOST) / LIBRARY_NAME
 
 
 def find_compiler() -> str:
