@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from autodeploy import ops
-from autodeploy.kernels import builtin_kernels
 from autodeploy.kernels.cuda import narrow_plan, why_unavailable
 from autodeploy.kernels.cuda.compile import compiled
 from autodeploy.kernels.cuda.narrow_plan import NarrowConfig
@@ -17,10 +16,10 @@ from tests.kernels.steps import error
 
 pytest.importorskip("triton")
 from autodeploy.kernels.cuda import narrow
-from tests.kernels.test_triton_packed import stored_as
+from tests.kernels.int4_rows import INT4, Run, check_activation, check_cut, check_what_is_timed
+from tests.kernels.test_triton_packed import Stored, stored_as
 
 BF16, HALF = torch.bfloat16, torch.float16
-TOLERANCE = 5e-3
 CASES = (
     (1, 4096, 4096, NarrowConfig(1, 8, 2, 4, 2)),
     (1, 136, 1408, NarrowConfig(2, 4, 3, 8, 1, 1, False)),
@@ -32,23 +31,17 @@ CASES = (
 """Rows, a weight's size and a cut: shares of columns even and uneven, and rows of the weight that fill no tile."""
 
 
+def bound(stored: Stored, config: NarrowConfig) -> Run:
+    """The kernel by a weight, cut so."""
+    given = narrow.Stored(stored.weight, stored.scale, stored.zero)
+    return lambda x, bias, gate: narrow.run(x, given, bias, config, gate)
+
+
 def check(name: str, m: int, n: int, k: int, config: NarrowConfig, dtype: torch.dtype) -> None:
-    """A projection, the same each time, and one with a gate and a bias, where memory held no numbers before."""
     one = stored_as(name, n, k, dtype)
-    given = narrow.Stored(one.weight, one.scale, one.zero)
-    x, bias = torch.randn(m, 2 * k, device="cuda").to(dtype)[:, k:] * 0.01, torch.randn(n, device="cuda").to(dtype)
+    x = torch.randn(m, 2 * k, device="cuda").to(dtype)[:, k:] * 0.01
     x[m // 2] *= 1000 if dtype == BF16 else 10  # products of a gate and what it gates must not be past float16
-    expected = x.double() @ one.wide().T
-    outs = []
-    for _ in range(4):
-        poison = torch.full((m, n), torch.nan, dtype=dtype, device="cuda")
-        del poison  # the next result lies where it was
-        outs.append(narrow.run(x, given, None, config))
-    assert error(outs[0], expected) <= TOLERANCE
-    assert all(torch.equal(out, outs[0]) for out in outs)
-    out = narrow.run(x, given, bias, config, "silu")
-    wide = (expected + bias.double()).chunk(2, dim=-1)
-    assert error(out, ops.gated_activation.reference(*wide, "silu")) <= TOLERANCE
+    check_cut(bound(one, config), one, x)
 
 
 @pytest.mark.gpu
@@ -70,7 +63,7 @@ def test_rows_of_any_size() -> None:
     x = torch.randn(6, 1024, device="cuda").to(BF16)
     sizes = torch.tensor([0.0, 1e-30, 1e-20, 1.0, 1e10, 1e30], device="cuda")
     x = (x * sizes[:, None]).to(BF16)
-    out = narrow.run(x, narrow.Stored(one.weight, one.scale), None, CASES[0][3])
+    out = bound(one, CASES[0][3])(x, None, None)
     for row, expected in zip(out[1:], (x.double() @ one.wide().T)[1:], strict=True):
         assert error(row, expected) <= 2e-2
     assert not out[0].any()
@@ -81,25 +74,14 @@ def test_rows_of_any_size() -> None:
 def test_activations(kind: str) -> None:
     one = stored_as("int4-128", 256, 512, BF16)
     x = torch.randn(3, 512, device="cuda").to(BF16) * 0.1
-    out = narrow.run(x, narrow.Stored(one.weight, one.scale), None, CASES[2][3], kind)
-    wide = (x.double() @ one.wide().T).chunk(2, dim=-1)
-    assert error(out, ops.gated_activation.reference(*wide, kind)) <= TOLERANCE
+    check_activation(bound(one, CASES[2][3]), one, x, kind)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("m", [1, 6, 16])
 @pytest.mark.parametrize(("n", "k"), [(4096, 4096), (1536, 3584), (4096, 14336)])
 def test_what_is_timed(m: int, n: int, k: int) -> None:
-    kernel = builtin_kernels("cuda").find(ops.packed_linear.overload, "cuda")
-    assert kernel is not None
-    assert kernel.tunable is not None
-    one = stored_as("int4-128", n, k, BF16)
-    x = torch.randn(m, k, device="cuda").to(BF16) * 0.01
-    found = kernel.tunable.configs(m, n, k, BF16, replace(INT4, scale_rows=n, groups=k // 128))
-    assert found
-    for config in found:
-        out = kernel.tunable.bind(config)(x, *one.arguments, None, one.format)
-        assert error(out, x.double() @ one.wide().T) <= TOLERANCE, config
+    check_what_is_timed("cuda", m, n, k)
 
 
 @pytest.mark.slow
@@ -113,9 +95,6 @@ def test_compiles() -> None:
         code, said = compiled(narrow.variant_of(m, 1024, stored, BF16, CASES[0][3], gate), (9, 0))
         assert code.startswith(b"\x7fELF")
         assert "error" not in said
-
-
-INT4 = Storage("int4", "bfloat16", 4096, 32)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from autodeploy import ops
-from autodeploy.kernels import builtin_kernels
 from autodeploy.kernels.cuda import packed_tiles_plan, why_unavailable
 from autodeploy.kernels.cuda.compile import compiled
 from autodeploy.kernels.cuda.packed_tiles_plan import CUTS, PackedTileConfig
@@ -17,11 +16,10 @@ from tests.kernels.steps import error
 
 pytest.importorskip("triton")
 from autodeploy.kernels.cuda import packed_tiles
-from tests.kernels.test_triton_packed import stored_as
+from tests.kernels.int4_rows import INT4, TOLERANCE, Run, check_activation, check_cut, check_what_is_timed
+from tests.kernels.test_triton_packed import Stored, stored_as
 
 BF16, HALF = torch.bfloat16, torch.float16
-TOLERANCE = 5e-3
-INT4 = Storage("int4", "bfloat16", 4096, 32)
 BACKEND = "wgmma"
 CASES = (
     (64, 4096, 4096, BF16, PackedTileConfig(4)),
@@ -33,34 +31,28 @@ CASES = (
 """Rows, a weight's size and a cut: shares of groups even and uneven, and rows of the weight that fill no tile."""
 
 
+def bound(stored: Stored, config: PackedTileConfig) -> Run:
+    """The kernel by a weight, cut so."""
+    return lambda x, bias, gate: packed_tiles.run(x, stored.weight, stored.scale, bias, config, gate)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("m", "n", "k", "dtype", "config"), CASES)
 def test_cuts(m: int, n: int, k: int, dtype: torch.dtype, config: PackedTileConfig) -> None:
-    """A projection, the same each time, and one with a gate and a bias, where memory held no numbers before."""
     one = stored_as("int4-128", n, k, dtype)
-    x, bias = torch.randn(m, 2 * k, device="cuda").to(dtype)[:, k:] * 0.01, torch.randn(n, device="cuda").to(dtype)
+    x = torch.randn(m, 2 * k, device="cuda").to(dtype)[:, k:] * 0.01
     x[m // 2] *= 10
-    expected = x.double() @ one.wide().T
-    outs = []
-    for _ in range(4):
-        poison = torch.full((m, n), torch.nan, dtype=dtype, device="cuda")
-        del poison  # the next result lies where it was
-        outs.append(packed_tiles.run(x, one.weight, one.scale, None, config))
-    assert error(outs[0], expected) <= TOLERANCE
-    assert all(torch.equal(out, outs[0]) for out in outs)
-    out = packed_tiles.run(x, one.weight, one.scale, bias, config, "silu")
-    wide = (expected + bias.double()).chunk(2, dim=-1)
-    assert error(out, ops.gated_activation.reference(*wide, "silu")) <= TOLERANCE
+    check_cut(bound(one, config), one, x)
 
 
 @pytest.mark.gpu
 def test_rows_do_not_depend_on_how_many_there_are() -> None:
     one = stored_as("int4-128", 512, 1024, BF16)
     x = torch.randn(128, 1024, device="cuda").to(BF16)
-    config = PackedTileConfig(2, 2, 2, 3, 1)
-    whole = packed_tiles.run(x, one.weight, one.scale, None, config)
+    run = bound(one, PackedTileConfig(2, 2, 2, 3, 1))
+    whole = run(x, None, None)
     for m in (1, 16, 17, 40, 64, 65):
-        assert torch.equal(packed_tiles.run(x[:m], one.weight, one.scale, None, config), whole[:m]), m
+        assert torch.equal(run(x[:m], None, None), whole[:m]), m
 
 
 @pytest.mark.gpu
@@ -69,7 +61,8 @@ def test_a_busy_gpu_finds_the_same_each_time(config: PackedTileConfig) -> None:
     """Of a weight that fills the GPU: next weights once came to where a warp was still reading."""
     one = stored_as("int4-128", 28672, 4096, BF16)
     x = torch.randn(64, 4096, device="cuda").to(BF16) * 0.01
-    outs = [packed_tiles.run(x, one.weight, one.scale, None, config, "silu") for _ in range(24)]
+    run = bound(one, config)
+    outs = [run(x, None, "silu") for _ in range(24)]
     wide = (x.double() @ one.wide().T).chunk(2, dim=-1)
     assert error(outs[0], ops.gated_activation.reference(*wide, "silu")) <= TOLERANCE
     assert all(torch.equal(out, outs[0]) for out in outs)
@@ -80,25 +73,14 @@ def test_a_busy_gpu_finds_the_same_each_time(config: PackedTileConfig) -> None:
 def test_activations(kind: str) -> None:
     one = stored_as("int4-128", 256, 512, BF16)
     x = torch.randn(20, 512, device="cuda").to(BF16) * 0.1
-    out = packed_tiles.run(x, one.weight, one.scale, None, PackedTileConfig(1, 2), kind)
-    wide = (x.double() @ one.wide().T).chunk(2, dim=-1)
-    assert error(out, ops.gated_activation.reference(*wide, kind)) <= TOLERANCE
+    check_activation(bound(one, PackedTileConfig(1, 2)), one, x, kind)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("m", [17, 64])
 @pytest.mark.parametrize(("n", "k"), [(4096, 4096), (4096, 14336)])
 def test_what_is_timed(m: int, n: int, k: int) -> None:
-    kernel = builtin_kernels("cuda").find(ops.packed_linear.overload, BACKEND)
-    assert kernel is not None
-    assert kernel.tunable is not None
-    one = stored_as("int4-128", n, k, BF16)
-    x = torch.randn(m, k, device="cuda").to(BF16) * 0.01
-    found = kernel.tunable.configs(m, n, k, BF16, replace(INT4, scale_rows=n, groups=k // 128))
-    assert found
-    for config in found:
-        out = kernel.tunable.bind(config)(x, *one.arguments, None, one.format)
-        assert error(out, x.double() @ one.wide().T) <= TOLERANCE, config
+    check_what_is_timed(BACKEND, m, n, k)
 
 
 @pytest.mark.slow
