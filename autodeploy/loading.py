@@ -22,7 +22,7 @@ from autodeploy.runtime.compiler import Compiler
 from autodeploy.runtime.core import EngineCore
 from autodeploy.runtime.rehearsal import classes, rehearse
 from autodeploy.runtime.settings import RuntimeSettings
-from autodeploy.tuning import sites_of, tune
+from autodeploy.tuning import tune
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -77,8 +77,8 @@ def _begin(found: Artifact, gpu: str, capture: str | None) -> tuple[Program, Rea
     reading = found.start_reading(device)
     spec = ProgramSpec.from_dict(found.manifest.details["program"])  # type: ignore[arg-type]
     graph_module, table = found.graph_module(), kernel_table(device)
-    sites = sites_of(graph_module.graph)
-    tuning = tune(sites, table, device, found.tuning, lambda _: reading.wait())  # kernels are timed on a quiet device
+    graph = graph_module.graph
+    tuning = tune(graph, table, device, found.tuning, lambda _: reading.wait())  # kernels are timed on a quiet device
     return Program(graph_module, reading.tensors, table, device, spec, capture, tuning), reading
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch.fx import GraphModule
 
 from autodeploy.pipeline import Context, Pass, Stage
-from autodeploy.tuning import ROWS, sites_of, tune
+from autodeploy.tuning import ROWS, tune
 
 
 class TuneKernels(Pass):
@@ -24,7 +24,7 @@ class TuneKernels(Pass):
 
     def run(self, gm: GraphModule, ctx: Context) -> int:
         """Measure what nobody has measured before, and report every choice."""
-        ctx.tuning = tune(sites_of(gm.graph), ctx.kernels, ctx.device, max_rows=self.max_rows)
+        ctx.tuning = tune(gm.graph, ctx.kernels, ctx.device, max_rows=self.max_rows)
         ctx.notes += ctx.tuning.notes
         ctx.notes += [f"{site}: {choice}" for site, choice in ctx.tuning.choices]
         return len(ctx.tuning.choices.entries)

@@ -22,7 +22,7 @@ def tuned_linear(matmul: Matmul, choices: Choices, table: KernelTable, otherwise
 
     The number of rows is known on the host, so that a captured step holds the kernel chosen for it.
     """
-    runs = [(choice.rows, _run_of(choice, matmul.op, table)) for choice in choices.entries.get(matmul, ())]
+    runs = [(choice.rows, run_of(choice, matmul.op, table)) for choice in choices.entries.get(matmul, ())]
     if not runs:
         return otherwise
 
@@ -44,7 +44,7 @@ def tuned_attention(
     Which kind a step is of follows from shapes: only one with prompts has more rows than requests.
     """
     decode, prompts = (
-        [(choice.rows, _run_of(choice, op_of(kind), table)) for choice in choices.entries.get(kind, ())]
+        [(choice.rows, run_of(choice, op_of(kind), table)) for choice in choices.entries.get(kind, ())]
         for kind in kinds
     )
     if not decode and not prompts:
@@ -61,7 +61,7 @@ def tuned_attention(
     return attention
 
 
-def _run_of(choice: Choice, op: torch._ops.OpOverload, table: KernelTable) -> Projection:
+def run_of(choice: Choice, op: torch._ops.OpOverload, table: KernelTable) -> Projection:
     """The kernel of a choice; the reference where its backend is not at hand."""
     kernel = table.find(op, choice.backend)
     if kernel is not None and kernel.tunable is not None and choice.config is not None:

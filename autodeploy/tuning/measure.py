@@ -13,12 +13,14 @@ from torch import Tensor
 from autodeploy import ops
 from autodeploy.kernels import KernelTable
 from autodeploy.kernels.table import Kernel
-from autodeploy.tuning.choices import Choice
+from autodeploy.tuning.choices import Choice, Way
 from autodeploy.tuning.operands import Operands
 
 CACHE_BYTES = 256 * 2**20  # several times what any GPU's level-two cache holds
 MOST_COPIES = 64
 NORM_WIDTH = 4096
+CLOSE, MOST_CLOSE = 1.2, 4
+"""What takes at most so many times as long as the fastest, and so many of those, may be the faster beside others."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 
@@ -85,9 +87,14 @@ def correct(
 def fastest(rows: int, timed: Iterable[tuple[float, Candidate]], floor_seconds: float) -> Choice:
     """The choice among candidates and their seconds."""
     (seconds, best), *others = sorted(timed, key=lambda pair: pair[0])
-    config = None if best.config is None else asdict(best.config)
     second, runner_up = (others[0][0], others[0][1].name) if others else (0.0, "")
-    return Choice(rows, best.backend, config, seconds, runner_up, second, floor_seconds)
+    close = [_way(time, one) for time, one in others[:MOST_CLOSE] if time <= CLOSE * seconds]
+    way = _way(seconds, best)
+    return Choice(rows, way.backend, way.config, seconds, runner_up, second, floor_seconds, tuple(close))
+
+
+def _way(seconds: float, one: Candidate) -> Way:
+    return Way(one.backend, None if one.config is None else asdict(one.config), seconds)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:

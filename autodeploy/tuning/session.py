@@ -15,6 +15,7 @@ from autodeploy.kernels.attention import Attention
 from autodeploy.tuning.attention import attentions_of
 from autodeploy.tuning.choices import Choices, Site, choices_from
 from autodeploy.tuning.matmul import Matmul, matmuls_of
+from autodeploy.tuning.settle import settle_in_layer
 from autodeploy.tuning.store import Conditions, conditions, load_choices, save_choices
 from autodeploy.tuning.tune import ROWS, rows_of, tune_matmuls
 from autodeploy.tuning.tune_attention import attention_rows_of, leaves_choice, tune_attentions
@@ -44,26 +45,27 @@ def sites_of(graph: Graph) -> tuple[Site, ...]:
 
 
 def tune(
-    sites: Sequence[Site],
+    graph: Graph,
     table: KernelTable,
     device: torch.device,
     known: Tuning | None = None,
     observe: Callable[[Site], None] = lambda _: None,
     max_rows: int = 0,
 ) -> Tuning:
-    """Choices for `sites` on `device`: those of `known` and the user's cache, and measured ones for the others.
+    """Choices for a graph on `device`: those of `known` and the user's cache, and measured ones for the others.
 
     What is known must reach `max_rows`, of which 0 means that whatever is known will do. What is measured goes to the
-    user's cache. Nothing is measured for a CPU, whose kernels leave no choice, nor for a GPU that is not here.
+    user's cache. What `known` lacks is measured alone, and settled in the graph's layer where several are close.
+    Nothing is measured for a CPU, whose kernels leave no choice, nor for a GPU that is not here.
     """
     if device.type == "cpu":
         return Tuning()
     if not torch.cuda.is_available():
         return Tuning(notes=("this machine has no GPU: kernels are chosen by a table until the program first loads",))
     here = conditions(device)
-    choices = load_choices(here)
-    if known is not None and known.conditions == here:
-        choices = choices | known.choices
+    brought = known.choices if known is not None and known.conditions == here else Choices()
+    choices = load_choices(here) | brought
+    sites = sites_of(graph)
     tunable = [site for site in sites if isinstance(site, Matmul) or leaves_choice(site, table)]
     missing = choices.missing(tunable, lambda one: _rows_of(one, max_rows) if max_rows else ())
     notes: tuple[str, ...] = ()
@@ -73,6 +75,9 @@ def tune(
         save_choices(here, measured)
         choices = choices | measured
         notes = (f"tuned {_counted(missing)} in {time.perf_counter() - started:.0f} s",)
+    if brought.missing(tunable):
+        choices, told = settle_in_layer(graph, choices, table, here, observe)
+        notes += told
     return Tuning(choices.only(sites), here, notes)
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,18 +30,42 @@ def conditions(device: torch.device) -> Conditions:
 
 
 def load_choices(known: Conditions) -> Choices:
-    """The choices that were saved under the same conditions; none where there are none, or the file is damaged."""
+    """What is fastest alone, as it was saved under the same conditions; nothing where the file is damaged."""
     try:
-        data = json.loads(_path(known).read_text())
-        return choices_from(data)
-    except (OSError, ValueError, KeyError, TypeError):  # a cache may be lost at any time: it is measured again
+        return choices_from(_read(known))
+    except (ValueError, KeyError, TypeError):  # a cache may be lost at any time: it is measured again
         return Choices()
 
 
 def save_choices(known: Conditions, choices: Choices) -> None:
     """Add `choices` to those saved under the same conditions; the file is replaced whole."""
-    data = {"conditions": dict(known), "choices": (load_choices(known) | choices).as_data()}
-    replace_file(_path(known), json.dumps(data, indent=1))
+    _write(known, {"choices": (load_choices(known) | choices).as_data(), "settled": _read(known).get("settled", {})})
+
+
+def load_settled(known: Conditions, key: str) -> Choices:
+    """What was settled in the layer of a key under the same conditions; nothing where the file is damaged."""
+    try:
+        return Choices.from_data(_read(known)["settled"][key])
+    except (ValueError, KeyError, TypeError):
+        return Choices()
+
+
+def save_settled(known: Conditions, key: str, choices: Choices) -> None:
+    """Keep what was settled in a layer beside what is fastest alone, from which the next layer starts."""
+    settled = {**_read(known).get("settled", {}), key: choices.as_data()}
+    _write(known, {"choices": load_choices(known).as_data(), "settled": settled})
+
+
+def _read(known: Conditions) -> dict[str, Any]:
+    try:
+        data = json.loads(_path(known).read_text())
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _write(known: Conditions, data: Mapping[str, Any]) -> None:
+    replace_file(_path(known), json.dumps({"conditions": dict(known), **data}, indent=1))
 
 
 def _path(known: Conditions) -> Path:

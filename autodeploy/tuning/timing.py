@@ -18,6 +18,17 @@ def seconds_a_call(calls: Sequence[Callable[[], object]]) -> float:
     Give enough calls on different tensors to fill the cache several times over. A GPU that works for long reaches its
     limit of power and slows down, with some kernels more than with others: long calls are timed when it has.
     """
+    graph = captured(calls)
+    seconds = seconds_a_replay(graph) / len(calls)
+    if seconds < LONG:
+        return seconds
+    for _ in range(ceil(SUSTAINED / (seconds * len(calls)))):
+        graph.replay()
+    return seconds_a_replay(graph) / len(calls)
+
+
+def captured(calls: Sequence[Callable[[], object]]) -> torch.cuda.CUDAGraph:
+    """The calls as a graph, which was replayed once."""
     for call in calls[:2]:
         call()
     torch.cuda.synchronize()
@@ -26,15 +37,10 @@ def seconds_a_call(calls: Sequence[Callable[[], object]]) -> float:
         for call in calls:
             call()
     graph.replay()
-    seconds = _median(graph) / len(calls)
-    if seconds < LONG:
-        return seconds
-    for _ in range(ceil(SUSTAINED / (seconds * len(calls)))):
-        graph.replay()
-    return _median(graph) / len(calls)
+    return graph
 
 
-def _median(graph: torch.cuda.CUDAGraph) -> float:
+def seconds_a_replay(graph: torch.cuda.CUDAGraph) -> float:
     """The median time of a replay."""
     times = []
     for _ in range(ROUNDS):

@@ -24,6 +24,7 @@ LARGE = DecodeConfig(256, 0, 256, 8, 1)
 SMALL = DecodeConfig(32, 0, 256, 1, 3)
 DECODES = (
     LARGE,
+    DecodeConfig(128, 0, 128, 4, 1),
     DecodeConfig(64, 0, 64, 2, 3),
     DecodeConfig(64, 0, 256, 2, 3),
     SMALL,
@@ -71,15 +72,13 @@ FEW_PAIRS = 64
 BLOCKS_OF_FEW, BLOCKS_OF_MANY = Blocks(12, 352), Blocks(5, 64)
 
 
-def blocks_config(pairs: int) -> Blocks | None:
+def blocks_config(pairs: int) -> Blocks:
     """What is worth a try in CUDA C++ for a number of pairs of row and key-value head.
 
-    None for those between few and many: beside the matmuls before and after it, Triton's wide tile is the faster one
-    there, though slower alone.
+    No rule takes it for more than a few pairs: beside the matmuls before and after it, Triton's wide tile may be the
+    faster one there, though slower alone.
     """
-    if pairs < FEW_PAIRS:
-        return BLOCKS_OF_FEW
-    return BLOCKS_OF_MANY if pairs >= MANY_PAIRS else None
+    return BLOCKS_OF_FEW if pairs < MANY_PAIRS else BLOCKS_OF_MANY
 
 
 def decode_config(width: int, element_size: int, pairs: int, device: torch.device) -> DecodeConfig:
@@ -136,8 +135,8 @@ def candidates(rows: int, attention: Attention) -> tuple[AttentionConfig, ...]:
         rule = decode_config(width, size, rows * attention.kv_heads, device)
         fitting = (one for one in DECODES * narrow if _tile_bytes(attention, one) <= shared_memory(device))
         programs = tuple(_of_decode(one) for one in dict.fromkeys((rule, *fitting)))
-        blocks = blocks_config(rows * attention.kv_heads) if _suits_blocks(attention, device) else None
-        return (_of_blocks(blocks), *programs) if blocks else programs
+        blocks = blocks_config(rows * attention.kv_heads)
+        return (_of_blocks(blocks), *programs) if _suits_blocks(attention, device) else programs
     found = (prefill_config(width, size, rows * attention.heads, device), *PREFILLS * narrow)
     fast = (HOPPER,) if _suits_hopper(attention, device) else ()
     return (*(_of_prefill(one) for one in dict.fromkeys(found)), *fast)
