@@ -12,7 +12,7 @@ from autodeploy.kernels.table import Kernel, KernelTable
 
 BACKENDS = (
     Backend("native", native.kernels, ("cpu",)),
-    Backend("triton", triton.kernels, ("cuda",), variants=("tma", "library", "cuda", "wgmma")),
+    Backend("triton", triton.kernels, ("cuda",), variants=("tma", "library", "cuda", "wgmma", "mma")),
 )
 """Our own. Where a compiler or triton is missing, theirs has no kernels, and the torch references serve."""
 

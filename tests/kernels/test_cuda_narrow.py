@@ -137,11 +137,3 @@ def test_what_is_left_to_others() -> None:
 def test_other_gpus_have_none() -> None:
     if not narrow_plan.runs_here():
         assert narrow_plan.candidates(8, 4096, 4096, BF16, INT4) == ()
-
-
-def test_rows_that_do_not_begin_on_16_bytes_are_copied() -> None:
-    rows = torch.randn(3, 72).bfloat16()[:, 1:65]
-    assert narrow._lines(rows).equal(rows)
-    assert narrow._lines(rows).data_ptr() % 16 == 0
-    aligned = torch.randn(3, 64).bfloat16()
-    assert narrow._lines(aligned).data_ptr() == aligned.data_ptr()

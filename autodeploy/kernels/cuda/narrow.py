@@ -11,6 +11,7 @@ from torch import Tensor
 
 from autodeploy.kernels.cuda.compile import Variant
 from autodeploy.kernels.cuda.launch import launch
+from autodeploy.kernels.cuda.lines import aligned, lines
 from autodeploy.kernels.cuda.narrow_plan import COLUMNS, NarrowConfig, tokens_of
 from autodeploy.kernels.cuda.packed import projection
 from autodeploy.kernels.triton.launch import multiprocessors
@@ -45,7 +46,7 @@ def run(x: Tensor, stored: Stored, bias: Tensor | None, config: NarrowConfig, ga
     n = stored.weight.shape[0] if gate is None else stored.weight.shape[0] // 2
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
     if out.numel():
-        _fill(_lines(x.reshape(-1, x.shape[-1])), stored, dense(bias), out, config, gate)
+        _fill(lines(x.reshape(-1, x.shape[-1])), stored, dense(bias), out, config, gate)
     return out
 
 
@@ -56,7 +57,7 @@ def _fill(
     tiles = config.tiles(n, gate is not None)
     blocks = min(ceil(tiles / config.teams), max(multiprocessors(rows.device) // config.split, 1))
     shares = shares_of(tiles, config.split, 16 * config.slabs * max(tokens_of(m), 8), rows.device)
-    operands = (rows, _aligned(stored.weight), _aligned(stored.scale), dense(stored.zero), bias)
+    operands = (rows, aligned(stored.weight), aligned(stored.scale), dense(stored.zero), bias)
     launch(
         variant_of(m, k, stored, out.dtype, config, gate),
         (blocks, config.split, 1),
@@ -86,15 +87,3 @@ def variant_of(m: int, k: int, stored: Stored, dtype: torch.dtype, config: Narro
         "GATE": GATES[gate],
     }
     return Variant("narrow.cu", "narrow", tuple(numbers.items()))
-
-
-def _aligned(rows: Tensor) -> Tensor:
-    """Rows without gaps that begin on 16 bytes; a copy only where they do not."""
-    whole = rows.contiguous()
-    return whole if whole.data_ptr() % 16 == 0 else whole.clone()
-
-
-def _lines(rows: Tensor) -> Tensor:
-    """Rows each of which begins on 16 bytes; a copy only where they do not."""
-    whole = rows.data_ptr() % 16 == 0 and rows.stride(1) == 1 and rows.stride(0) * rows.itemsize % 16 == 0
-    return rows if whole else rows.clone(memory_format=torch.contiguous_format)

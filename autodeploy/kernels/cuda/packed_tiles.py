@@ -10,6 +10,7 @@ from torch import Tensor
 
 from autodeploy.kernels.cuda.compile import Variant
 from autodeploy.kernels.cuda.launch import launch
+from autodeploy.kernels.cuda.lines import aligned
 from autodeploy.kernels.cuda.narrow import GATES
 from autodeploy.kernels.cuda.packed import projection
 from autodeploy.kernels.cuda.packed_tiles_plan import COLUMNS, PackedTileConfig, tokens_of
@@ -39,7 +40,7 @@ def run(
     if out.numel():
         rows = x.reshape(-1, x.shape[-1])
         rows = rows if can_bedescribed(rows) else rows.contiguous().clone()
-        _fill(rows, _aligned(weight), _aligned(scale), dense(bias), out, config, gate)
+        _fill(rows, aligned(weight), aligned(scale), dense(bias), out, config, gate)
     return out
 
 
@@ -79,9 +80,3 @@ def variant_of(m: int, k: int, dtype: torch.dtype, config: PackedTileConfig, gat
         "GATE": GATES[gate],
     }
     return Variant("packed_tiles.cu", "packed_tiles", tuple(numbers.items()))
-
-
-def _aligned(rows: Tensor) -> Tensor:
-    """Rows without gaps that begin on 16 bytes; a copy only where they do not."""
-    whole = rows.contiguous()
-    return whole if whole.data_ptr() % 16 == 0 else whole.clone()

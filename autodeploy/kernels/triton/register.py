@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autodeploy import ops
-from autodeploy.kernels.cuda import gated_tiles
+from autodeploy.kernels.cuda import gated_tiles, skinny, skinny_plan
 from autodeploy.kernels.table import Kernel, Tunable
 from autodeploy.kernels.triton import gated_linear, linear, packed_experts, residual_linear, tiles_linear
 from autodeploy.kernels.triton.activation import gated_activation
@@ -38,6 +38,8 @@ SUMMED = replace(SKINNY, bind=residual_linear.bind)
 SUMMED_TILES = replace(TILES, bind=residual_linear.bind_tiles)
 GATED_TILES = replace(TILES, configs=tiles_linear.gated_candidates)
 GATED_BY_HAND = Tunable(gated_tiles.candidates, gated_tiles.bind, gated_tiles.GatedTileConfig)
+RINGS = Tunable(skinny_plan.candidates, skinny.bind, skinny_plan.SkinnyCut)
+SUMMED_RINGS = replace(RINGS, bind=skinny.bind_residual)
 LIBRARY = torch.library.Library("autodeploy_triton", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
@@ -50,6 +52,8 @@ def register() -> tuple[Kernel, ...]:
         _tuned(ops.linear, "tma", linear.linear, _one_matmul_dtype, TILES),
         _tuned(ops.gated_linear, "tma", gated_linear.gated_linear, _one_gated_dtype, GATED_TILES),
         _tuned(ops.gated_linear, "cuda", gated_linear.gated_linear, _one_gated_dtype, GATED_BY_HAND),
+        _tuned(ops.linear, "mma", linear.linear, _one_matmul_dtype, RINGS),
+        _tuned(ops.gated_linear, "mma", gated_linear.gated_linear, _one_gated_dtype, RINGS),
         _tuned(ops.gated_linear, "library", gated_linear.library, _one_gated_dtype),
         *_summed(),
         _kernel(ops.expert_linear, expert_linear, _one_expert_dtype),
@@ -73,6 +77,7 @@ def _summed() -> tuple[Kernel, ...]:
     return (
         replace(first, tunable=SUMMED, run_over=residual_linear.residual_linear_over),
         _tuned(op, "tma", run, _one_dtype, SUMMED_TILES),
+        _tuned(op, "mma", run, _one_dtype, SUMMED_RINGS),
         replace(_tuned(op, "library", run, _one_dtype), run_over=over),
     )
 

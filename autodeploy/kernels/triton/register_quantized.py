@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from autodeploy import ops
-from autodeploy.kernels.cuda import narrow, narrow_plan, packed_tiles, packed_tiles_plan
+from autodeploy.kernels.cuda import narrow, narrow_plan, packed_tiles, packed_tiles_plan, skinny, skinny_plan
 from autodeploy.kernels.table import Kernel, Tunable
 from autodeploy.kernels.triton import packed_linear, quantize, scaled_linear
 from autodeploy.kernels.triton.quantized import QuantizedConfig, ScaleLayout
@@ -22,28 +22,29 @@ MAX_WIDTH = 65536 // 4  # of a row that one program holds in registers
 LEAST_GROUP = 16
 BY_HAND = "cuda"
 BY_MATRIX_UNITS = "wgmma"
+BY_SMALL_INSTRUCTIONS = "mma"
 
 
 def quantized_kernels(make: Make) -> tuple[Kernel, ...]:
     """The kernels, each made of an operator, what runs it and what it declines."""
     packed = Tunable(packed_linear.candidates, packed_linear.bind, QuantizedConfig)
     scaled = Tunable(scaled_linear.candidates, scaled_linear.bind, QuantizedConfig)
-    by_hand = Tunable(narrow_plan.candidates, narrow.bind, narrow_plan.NarrowConfig)
-    tiles = Tunable(packed_tiles_plan.candidates, packed_tiles.bind, packed_tiles_plan.PackedTileConfig)
-    gated_packed, gated_scaled = packed_linear.bind_gated, scaled_linear.bind_gated
+    packed_rings, scaled_rings = (
+        {BY_SMALL_INSTRUCTIONS: Tunable(skinny_plan.candidates, bind, skinny_plan.SkinnyCut)}
+        for bind in (skinny.bind_packed, skinny.bind_scaled)
+    )
+    by_hand = {
+        BY_HAND: Tunable(narrow_plan.candidates, narrow.bind, narrow_plan.NarrowConfig),
+        BY_MATRIX_UNITS: Tunable(packed_tiles_plan.candidates, packed_tiles.bind, packed_tiles_plan.PackedTileConfig),
+        **packed_rings,
+    }
+    gated_packed = replace(packed, bind=packed_linear.bind_gated)
+    gated_scaled = replace(scaled, bind=scaled_linear.bind_gated)
     return (
-        *_tuned(make(ops.packed_linear, packed_linear.packed_linear, _packed), packed, by_hand, tiles),
-        *_tuned(
-            make(ops.packed_gated_linear, packed_linear.packed_gated_linear, _packed),
-            replace(packed, bind=gated_packed),
-            by_hand,
-            tiles,
-        ),
-        replace(make(ops.scaled_linear, scaled_linear.scaled_linear, _scaled), tunable=scaled),
-        replace(
-            make(ops.scaled_gated_linear, scaled_linear.scaled_gated_linear, _scaled),
-            tunable=replace(scaled, bind=gated_scaled),
-        ),
+        *_tuned(make(ops.packed_linear, packed_linear.packed_linear, _packed), packed, by_hand),
+        *_tuned(make(ops.packed_gated_linear, packed_linear.packed_gated_linear, _packed), gated_packed, by_hand),
+        *_tuned(make(ops.scaled_linear, scaled_linear.scaled_linear, _scaled), scaled, scaled_rings),
+        *_tuned(make(ops.scaled_gated_linear, scaled_linear.scaled_gated_linear, _scaled), gated_scaled, scaled_rings),
         replace(make(ops.quantize, quantize.quantize, _quantize), dtypes=VALUES),
         replace(make(ops.rms_norm_quantize, quantize.rms_norm_quantize, _norm), dtypes=VALUES),
         make(ops.add_rms_norm_quantize, quantize.add_rms_norm_quantize, _sum_norm),
@@ -51,10 +52,9 @@ def quantized_kernels(make: Make) -> tuple[Kernel, ...]:
     )
 
 
-def _tuned(kernel: Kernel, tunable: Tunable, by_hand: Tunable, tiles: Tunable) -> tuple[Kernel, ...]:
+def _tuned(kernel: Kernel, tunable: Tunable, by_hand: Mapping[str, Tunable]) -> tuple[Kernel, ...]:
     """A kernel by Triton, and those by CUDA C++ for the numbers of rows that measurements choose them for."""
-    measured = ((BY_HAND, by_hand), (BY_MATRIX_UNITS, tiles))
-    others = (replace(kernel, backend=backend, priority=5, tunable=one) for backend, one in measured)
+    others = (replace(kernel, backend=backend, priority=5, tunable=one) for backend, one in by_hand.items())
     return replace(kernel, tunable=tunable), *others
 
 

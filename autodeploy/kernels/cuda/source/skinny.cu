@@ -1,0 +1,329 @@
+// Matmuls of up to 8 rows x by weights that are multiplied as they are stored, and come through rings in shared memory.
+//
+// A lane reads 16 neighbouring bytes of two rows of the weight: what it holds of the left operand of two matrix
+// instructions. Which columns these multiply together is free as long as both sides agree, so x is read alike, and stays
+// in registers: each warp has the same columns of every tile of 16 rows of the weight. Its lanes ask for their part of the
+// next tiles, and nobody else waits for it. Warps that multiply nothing finish tiles by turns: they add up what the others
+// found, and what SPLIT blocks found that share out the columns once more, always in the same order.
+//
+// A row of the weight has UNITS of 64 bytes. NUMBERS are those of the weight: 1 fp8 (e4m3), 2 bfloat16, 3 float16, 4 int8;
+// x has the same. With DIGITS the weight is int8 and x, of up to 4 rows, 16-bit floats: each becomes an integer of two
+// digits of 8 bits, which are multiplied side by side. SCALE is the kind of the weight's scales (0: none, 1: float32,
+// 2: bfloat16, 3: float16); HALF says that the result is float16 and not bfloat16; GATE is an activation (0: none).
+// With LATE the next kernel may start when all of the weight is asked for, and not at once.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef unsigned short u16;
+typedef unsigned char u8;
+
+template <bool FIRST, class A, class B>
+struct Choice { typedef A type; };
+template <class A, class B>
+struct Choice<false, A, B> { typedef B type; };
+typedef Choice<NUMBERS == 4, int, float>::type Number;
+
+constexpr int SHEETS = 2, THREADS = (TEAM + SHEETS) * 32;
+constexpr int PIECE = STEPS * 64, STAGE = 16 * PIECE, STRIDE = UNITS * 64;
+constexpr int CHUNKS = PIECE / 16, AT_ONCE = 32 / CHUNKS;  // rows that a warp asks for by one instruction
+constexpr int OWN_UNITS = UNITS / (TEAM * SPLIT), TURNS = OWN_UNITS / STEPS;
+constexpr int OWN_BYTES = OWN_UNITS * 64, BLOCK_BYTES = OWN_BYTES * TEAM;
+constexpr int OUTS = GATE ? 8 : 16;
+constexpr int WIDER = DIGITS ? 2 : 1;  // the bytes of x for one of the weight
+constexpr u64 EVICT_FIRST = 0x12f0000000000000;  // the policy of all that is brought
+constexpr float MOST = 127 * 256;
+static_assert(OWN_UNITS * TEAM * SPLIT == UNITS && TURNS * STEPS == OWN_UNITS && STEPS % 2 == 0, "uneven shares");
+
+__device__ __forceinline__ u32 shared_at(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+__device__ __forceinline__ void bring(u32 to, const u8* from) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "n"(EVICT_FIRST) : "memory");
+}
+
+__device__ __forceinline__ void end_turn() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Until all turns but the last STAGES - 1 are there.
+__device__ __forceinline__ void await_turn() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
+    __syncwarp();
+}
+
+__device__ __forceinline__ void ask_l2(const u8* from) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "n"(BLOCK_BYTES) : "memory");
+}
+
+// The next kernel may start when all warps of all blocks have said so.
+__device__ __forceinline__ void let_next_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+
+__device__ __forceinline__ void begin_barrier(u32 at, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(arrivals) : "memory");
+}
+
+// One arrival of a warp, whose lanes have all come.
+__device__ __forceinline__ void arrive(u32 at) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
+}
+
+__device__ __forceinline__ void await(u32 at, int phase) {
+    asm volatile(
+        "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}" ::"r"(at),
+        "r"(phase)
+        : "memory");
+}
+
+// Two of four fp8 as float16, which is what the matrix units of Hopper make of them as well.
+__device__ __forceinline__ void halves_of(u32 word, u32& first, u32& second) {
+    asm volatile("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\ncvt.rn.f16x2.e4m3x2 %0, low;\ncvt.rn.f16x2.e4m3x2 %1, high;\n}"
+        : "=r"(first), "=r"(second)
+        : "r"(word));
+}
+
+__device__ __forceinline__ void multiply(float (&y)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    if (NUMBERS == 2)
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+            : "+f"(y[0]), "+f"(y[1]), "+f"(y[2]), "+f"(y[3])
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    else
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+            : "+f"(y[0]), "+f"(y[1]), "+f"(y[2]), "+f"(y[3])
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ void multiply(int (&y)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(y[0]), "+r"(y[1]), "+r"(y[2]), "+r"(y[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// Half a unit: two words of each of two rows of the weight, and of x.
+__device__ __forceinline__ void multiply_words(Number (&y)[4], u32 u0, u32 u1, u32 l0, u32 l1, u32 b0, u32 b1) {
+    if (NUMBERS != 1) return multiply(y, u0, l0, u1, l1, b0, b1);
+    u32 upper[4], lower[4], right[4];
+    halves_of(u0, upper[0], upper[1]), halves_of(u1, upper[2], upper[3]);
+    halves_of(l0, lower[0], lower[1]), halves_of(l1, lower[2], lower[3]);
+    halves_of(b0, right[0], right[1]), halves_of(b1, right[2], right[3]);
+    multiply(y, upper[0], lower[0], upper[1], lower[1], right[0], right[1]);
+    multiply(y, upper[2], lower[2], upper[3], lower[3], right[2], right[3]);
+}
+
+template <bool half>
+__device__ __forceinline__ float widened(u32 bits) {
+    if (!half) return __uint_as_float(bits << 16);
+    float found;
+    asm("{\n.reg .b16 h;\nmov.b32 {h, _}, %1;\ncvt.f32.f16 %0, h;\n}" : "=f"(found) : "r"(bits));
+    return found;
+}
+
+__device__ __forceinline__ float scale_at(const void* scales, int at) {
+    if (SCALE == 0) return 1.f;
+    return SCALE == 1 ? __ldg((const float*)scales + at) : widened<SCALE == 3>(__ldg((const u16*)scales + at));
+}
+
+__device__ __forceinline__ float activated(float y) {
+    constexpr float ROOT = 0.7978845608028654f;
+    if (GATE == 1) return y / (1.f + __expf(-y));
+    if (GATE == 2) return 0.5f * y * (1.f + erff(y * 0.7071067811865476f));
+    if (GATE == 3) return 0.5f * y * (1.f + tanhf(ROOT * (y + 0.044715f * y * y * y)));
+    if (GATE == 4) return y / (1.f + __expf(-1.702f * y));
+    if (GATE == 5) return fmaxf(y, 0.f);
+    if (GATE == 6) return fmaxf(y, 0.f) * fmaxf(y, 0.f);
+    return 1.f / (1.f + __expf(-y));
+}
+
+__device__ __forceinline__ u16 rounded(float y) {
+    u16 found;
+    if (HALF)
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(found) : "f"(y));
+    else
+        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(found) : "f"(y));
+    return found;
+}
+
+// The column of the result at the first place of a tile: the last tile takes some again.
+__device__ __forceinline__ int first_column(int tile, int n) { return min(tile * OUTS, n - OUTS); }
+
+__device__ __forceinline__ uint4 read_x(const u8* x) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(x));
+    return v;
+}
+
+// A digit of each of four 16-bit floats.
+__device__ __forceinline__ u32 digits_of(u32 first, u32 second, float factor, bool low) {
+    u32 found = 0;
+#pragma unroll
+    for (int at = 0; at < 4; at++) {
+        const u32 pair = at < 2 ? first : second;
+        const int whole = __float2int_rn(widened<HALF>(at % 2 ? pair >> 16 : pair & 0xffff) * factor);
+        found |= ((low ? whole : (whole + 128) >> 8) & 0xff) << 8 * at;
+    }
+    return found;
+}
+
+// What a lane has of x in all of its warp's columns. Returns what integers of two digits must be multiplied by.
+__device__ __forceinline__ float take_x(uint4 (&columns)[OWN_UNITS], const u8* x, int m, int x_stride, int row_of_eight) {
+    const u8* const row = x + (long long)min(DIGITS ? row_of_eight / 2 : row_of_eight, m - 1) * x_stride;
+    if constexpr (!DIGITS) {
+#pragma unroll
+        for (int unit = 0; unit < OWN_UNITS; unit++) columns[unit] = read_x(row + unit * 64);
+        return 1.f;
+    } else {
+    uint4 wide[OWN_UNITS][2];
+#pragma unroll
+    for (int at = 0; at < OWN_UNITS * 2; at++) wide[at / 2][at % 2] = read_x(row + at / 2 * 128 + at % 2 * 16);
+    u32 most = 0;
+#pragma unroll
+    for (int at = 0; at < OWN_UNITS * 2; at++) {
+        const uint4 v = wide[at / 2][at % 2];
+        most = __vmaxu2(most, __vmaxu2(__vmaxu2(v.x & 0x7fff7fff, v.y & 0x7fff7fff), __vmaxu2(v.z & 0x7fff7fff, v.w & 0x7fff7fff)));
+    }
+    most = max(most & 0xffff, most >> 16);
+    most = max(most, __shfl_xor_sync(~0u, most, 1));
+    most = max(most, __shfl_xor_sync(~0u, most, 2));
+    const float found = widened<HALF>(most), largest = found < 1e-30f ? 1e-30f : found, factor = MOST / largest;
+#pragma unroll
+    for (int unit = 0; unit < OWN_UNITS; unit++) {
+        const uint4 early = wide[unit][0], late = wide[unit][1];
+        const bool low = row_of_eight % 2;
+        columns[unit] = {digits_of(early.x, early.y, factor, low), digits_of(early.z, early.w, factor, low),
+                         digits_of(late.x, late.y, factor, low), digits_of(late.z, late.w, factor, low)};
+    }
+    return __shfl_sync(~0u, largest / MOST, threadIdx.x % 4 * 8);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
+    const u8* __restrict__ x, const u8* __restrict__ weight, const float* __restrict__ x_scale,
+    const void* __restrict__ scale, const u16* __restrict__ bias, const u16* __restrict__ residual, u16* __restrict__ out,
+    float4* __restrict__ shares, int* __restrict__ counters, int m, int n, int x_stride, int x_scale_step, int scale_step,
+    int tiles) {
+    extern __shared__ __align__(128) u8 memory[];
+    __shared__ u64 barriers[SHEETS][2];
+    __shared__ float4 sheets[SHEETS][TEAM][32];
+    const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32, 0), lane = threadIdx.x % 32, row_of_eight = lane / 4, lane_of_four = lane % 4;
+    const int first_tile = blockIdx.x, next_tile = gridDim.x;
+    const u32 filled = shared_at(&barriers[0][0]), emptied = filled + 8;  // 16 bytes a sheet
+    if (!LATE || warp >= TEAM) let_next_start();
+
+    if (warp < TEAM) {
+        const u8* const own = weight + blockIdx.y * BLOCK_BYTES + warp * OWN_BYTES;
+        const u8* const ring = memory + warp * (STAGES * STAGE);
+        const int place = lane / CHUNKS, chunk = lane % CHUNKS;
+        const u32 ring_at = shared_at(ring) + place * PIECE + (chunk * 16 ^ place % 2 * 64);
+
+        // What is asked for next: the turn of a tile, and where it goes. Rows by turns change the halves of their lines.
+        int asked_tile = first_tile, asked_turn = 0, asked_stage = 0;
+        auto ask = [&]() {
+            if (asked_tile < tiles) {
+                const int row = first_column(asked_tile, n) + place;
+                const u8* const from = own + (long long)row * STRIDE + asked_turn * PIECE + chunk * 16;
+                const u8* const gated = from + (GATE ? (long long)(n - OUTS) * STRIDE : 0);
+                const u32 to = ring_at + asked_stage * STAGE;
+#pragma unroll
+                for (int at = 0; at < 16; at += AT_ONCE)
+                    bring((to ^ at % 2 * 64) + at * PIECE, (at < OUTS ? from : gated) + at * STRIDE);
+                if (++asked_turn == TURNS) {
+                    asked_turn = 0, asked_tile += next_tile;
+                    if (LATE && asked_tile >= tiles) let_next_start();
+                }
+            }
+            end_turn();
+            asked_stage = asked_stage + 1 == STAGES ? 0 : asked_stage + 1;
+        };
+        for (int stage = 0; stage < STAGES; stage++) ask();
+        __syncthreads();
+        asm volatile("griddepcontrol.wait;" ::: "memory");
+
+        uint4 columns[OWN_UNITS];
+        const int first_byte = blockIdx.y * BLOCK_BYTES + warp * OWN_BYTES + lane_of_four * 16;
+        const float factor = take_x(columns, x + first_byte * WIDER, m, x_stride, row_of_eight);
+        const u8* const even_words = ring + row_of_eight * PIECE + (lane_of_four * 16 ^ row_of_eight % 2 * 64);
+        const u8* const odd_words = ring + row_of_eight * PIECE + ((64 + lane_of_four * 16) ^ row_of_eight % 2 * 64);
+        int stage = 0;
+        for (int tile = first_tile, round = 0; tile < tiles; tile += next_tile, round++) {
+            Number y[2][4] = {};
+#pragma unroll
+            for (int turn = 0; turn < TURNS; turn++) {
+                await_turn();
+#pragma unroll
+                for (int step = 0; step < STEPS; step++) {
+                    const u8* const words = (step % 2 ? odd_words : even_words) + stage * STAGE + step / 2 * 128;
+                    const uint4 upper = *(const uint4*)words, lower = *(const uint4*)(words + 8 * PIECE);
+                    const uint4 b = columns[turn * STEPS + step];
+                    multiply_words(y[0], upper.x, upper.y, lower.x, lower.y, b.x, b.y);
+                    multiply_words(y[1], upper.z, upper.w, lower.z, lower.w, b.z, b.w);
+                }
+                __syncwarp();
+                ask();
+                stage = stage + 1 == STAGES ? 0 : stage + 1;
+            }
+            const int sheet = round % SHEETS;
+            await(emptied + sheet * 16, round / SHEETS % 2 ^ 1);
+            float4& found = sheets[sheet][warp][lane];
+            if (DIGITS)
+                found = {(256.f * (y[0][0] + y[1][0]) + (y[0][1] + y[1][1])) * factor, 0.f,
+                         (256.f * (y[0][2] + y[1][2]) + (y[0][3] + y[1][3])) * factor, 0.f};
+            else
+                found = {(float)(y[0][0] + y[1][0]), (float)(y[0][1] + y[1][1]), (float)(y[0][2] + y[1][2]), (float)(y[0][3] + y[1][3])};
+            arrive(filled + sheet * 16);
+        }
+        return;
+    }
+
+    const int sheet = warp - TEAM;
+    if (threadIdx.x == TEAM * 32)
+        for (int at = 0; at < SHEETS; at++) begin_barrier(filled + at * 16, TEAM), begin_barrier(emptied + at * 16, 1);
+    if (AHEAD && sheet == 0 && lane < 16) {
+        for (int at = STAGES / TURNS; at < STAGES / TURNS + AHEAD; at++) {
+            const int tile = first_tile + at * next_tile;
+            const int row = first_column(tile, n) + lane + (lane < OUTS ? 0 : n - OUTS);
+            if (tile < tiles) ask_l2(weight + (long long)row * STRIDE + blockIdx.y * BLOCK_BYTES);
+        }
+    }
+    __syncthreads();
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    const int token = DIGITS ? lane_of_four : lane_of_four * 2, next_token = DIGITS ? m : token + 1;
+    const float x_first = x_scale == nullptr ? 1.f : __ldcg(x_scale + min(token, m - 1) * x_scale_step);
+    const float x_second = x_scale == nullptr ? 1.f : __ldcg(x_scale + min(token + 1, m - 1) * x_scale_step);
+    int phase = 0;
+    for (int tile = first_tile + sheet * next_tile; tile < tiles; tile += SHEETS * next_tile, phase ^= 1) {
+        const int column = first_column(tile, n) + row_of_eight, further = column + (GATE ? n : 8);
+        const float upper_scale = scale_at(scale, column * scale_step), lower_scale = scale_at(scale, further * scale_step);
+        const float upper_bias = bias == nullptr ? 0.f : widened<HALF>(__ldg(bias + column));
+        const float lower_bias = bias == nullptr ? 0.f : widened<HALF>(__ldg(bias + further));
+        await(filled + sheet * 16, phase);
+        float4 sum = {0.f, 0.f, 0.f, 0.f};
+        auto add = [&](float4 more) { sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w}; };
+#pragma unroll
+        for (int member = 0; member < TEAM; member++) add(sheets[sheet][member][lane]);
+        arrive(emptied + sheet * 16);
+        if (SPLIT > 1) {
+            float4* const tile_shares = shares + (long long)tile * SPLIT * 32 + lane;
+            __stcg(tile_shares + blockIdx.y * 32, sum);
+            __threadfence();
+            __syncwarp();
+            int before = 0;
+            if (lane == 0) before = atomicAdd(counters + tile, 1);
+            if (__shfl_sync(~0u, before, 0) < SPLIT - 1) continue;
+            if (lane == 0) counters[tile] = 0;
+            __threadfence();
+            sum = {0.f, 0.f, 0.f, 0.f};
+#pragma unroll
+            for (int other = 0; other < SPLIT; other++) add(__ldcg(tile_shares + other * 32));
+        }
+        auto write = [&](float y, float gated, int at, int to) {
+            if (to >= m) return;
+            const long long place = (long long)to * n + at;
+            if (GATE) y = activated(widened<HALF>(rounded(y))) * gated;
+            if (residual != nullptr) y += widened<HALF>(__ldcg(residual + place));
+            out[place] = rounded(y);
+        };
+        sum = {sum.x * (x_first * upper_scale) + upper_bias, sum.y * (x_second * upper_scale) + upper_bias,
+               sum.z * (x_first * lower_scale) + lower_bias, sum.w * (x_second * lower_scale) + lower_bias};
+        write(sum.x, sum.z, column, token);
+        write(sum.y, sum.w, column, next_token);
+        if (!GATE) write(sum.z, 0.f, further, token);
+        if (!GATE) write(sum.w, 0.f, further, next_token);
+    }
+}
