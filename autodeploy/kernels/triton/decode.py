@@ -19,16 +19,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from autodeploy.kernels.triton.fresh import fold, read_fresh
+from autodeploy.kernels.triton.decode_shares import FEW_SHARES, cut_keys, leave_part, merge_parts, num_shares
+from autodeploy.kernels.triton.decode_walk import walk_keys
+from autodeploy.kernels.triton.fresh import fold, join_rows_before, read_fresh, write_fresh
 from autodeploy.kernels.triton.launch import await_inputs, multiprocessors, overlap
-from autodeploy.kernels.triton.narrow import as_halves, widen
+from autodeploy.kernels.triton.narrow import as_halves
 from autodeploy.kernels.triton.paged import Fresh, Paged, Scoring
 from autodeploy.kernels.triton.rope import read_turned
-from autodeploy.kernels.triton.scores import bend, key_rows
+from autodeploy.kernels.triton.scores import LOG2_E
 from autodeploy.kernels.triton.shares import MAX_TILES, counters
-
-MAX_SHARES = 128
-FEW_SHARES = 8  # up to here all are merged by one kernel: each other would take seconds to compile
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,6 @@ class DecodeConfig:
     num_stages: int = 3
 
 
-def num_shares(pairs: int, max_context: int, least_keys: int, processors: int) -> int:
-    """Into how many shares the contexts of some pairs of row and key-value head are cut at most.
-
-    Few pairs are cut until two programs a multiprocessor are at hand: more would only be more to merge. Many pairs,
-    which may have contexts of very different lengths, are cut until there are eight.
-    """
-    wanted = -(-(2 if pairs < 2 * processors else 8) * processors // max(pairs, 1))
-    return max(1, min(wanted, -(-max_context // least_keys), MAX_SHARES))
-
-
 @triton.jit
 def _owner(query_start, row, requests):
     """The request that owns a row, by bisection."""
@@ -63,6 +52,37 @@ def _owner(query_start, row, requests):
         else:
             high = middle
     return low
+
+
+@triton.jit
+def _find_row(query_start, context_len, requests, writes: tl.constexpr):
+    """A program's request and row, the request's first row and last plus one, its context, and all rows."""
+    request = tl.minimum(tl.program_id(0), requests - 1)  # of a decode step, row i is request i's
+    begin = tl.load(query_start + request)  # these loads do not wait for each other
+    end = tl.load(query_start + request + 1)
+    context = tl.load(context_len + request)
+    rows = tl.load(query_start + requests)
+    row = begin
+    if writes:
+        row = tl.program_id(0)
+        if (row < begin) | (row >= end):
+            request = tl.minimum(_owner(query_start, row, requests), requests - 1)
+            begin = tl.load(query_start + request)
+            end = tl.load(query_start + request + 1)
+            context = tl.load(context_len + request)
+    return request, row, begin, end, context, rows
+
+
+@triton.jit
+def _begin(sinks, head, real, takes_sinks, VALUE_WIDTH: tl.constexpr):  # noqa: N803
+    """What queries have seen before any key, or after their sinks: tops, totals and sums `[Dv, rows]`."""
+    largest = tl.full((head.numel,), float("-inf"), tl.float32)
+    total = tl.zeros((head.numel,), tl.float32)
+    if sinks is not None:
+        sink = tl.load(sinks + head, mask=real, other=0.0).to(tl.float32) * LOG2_E
+        largest = tl.where(takes_sinks, sink, largest)
+        total = tl.where(takes_sinks, 1.0, total)
+    return largest, total, tl.zeros((VALUE_WIDTH, head.numel), tl.float32)
 
 
 @triton.jit(do_not_specialize=["requests", "num_shares"])  # they differ from step to step
@@ -118,34 +138,17 @@ def _decode_kernel(
     await_inputs(overlapped)
     kv_head = tl.program_id(1)
     share = tl.program_id(2)
-    request = tl.minimum(tl.program_id(0), requests - 1)  # of a decode step, row i is request i's
-    begin = tl.load(query_start + request)  # these loads do not wait for each other
-    end = tl.load(query_start + request + 1)
-    context = tl.load(context_len + request)
-    rows = tl.load(query_start + requests)
-    if writes:
-        row = tl.program_id(0)
-        if (row < begin) | (row >= end):
-            request = tl.minimum(_owner(query_start, row, requests), requests - 1)
-            begin = tl.load(query_start + request)
-            end = tl.load(query_start + request + 1)
-            context = tl.load(context_len + request)
-    else:  # requests of several rows are left to the prefill kernel
-        row = begin
-        if end - begin != 1:
-            return
-    position = context - end + row
-    stop = position + 1
+    request, row, begin, end, context, rows = _find_row(query_start, context_len, requests, writes)
+    if not writes and end - begin != 1:  # requests of several rows are left to the prefill kernel
+        return
+    stop = context - end + row + 1
     cached = stop
     if writes:  # what this launch writes, it reads from k and v; padding rows see nothing
         cached = tl.where(row < rows, context - end + begin, 0)
     oldest = stop * 0
     if has_window:
         oldest = tl.maximum(stop - window, 0) // BLOCK_KEYS * BLOCK_KEYS
-    span = tl.maximum(cached - oldest, 1)
-    used = tl.minimum(num_shares, 8 + span // 512)  # merging a share takes as long as reading some keys
-    length = tl.maximum(tl.cdiv(span, used), least_keys)
-    length = tl.cdiv(length, BLOCK_KEYS) * BLOCK_KEYS
+    span, length = cut_keys(cached - oldest, num_shares, least_keys, BLOCK_KEYS)
     first = oldest + share * length
     if (share > 0) & (first >= cached):
         return
@@ -166,96 +169,43 @@ def _decode_kernel(
         scale *= key_unit
     if value_scale is not None:
         value_unit = tl.load(value_scale + kv_head)
-    key_type: tl.constexpr = key_pages.dtype.element_ty
-    value_type: tl.constexpr = value_pages.dtype.element_ty
-    turned = queries
     if writes:
         own_key, own_value = read_fresh(
             k, v, cos, sin, row64, k_stride, v_stride, kv_head, key_unit, value_unit, key_column, value_column,
-            key_width, value_width, rotary, interleaved, key_type, value_type,
+            key_width, value_width, rotary, interleaved, key_pages.dtype.element_ty, value_pages.dtype.element_ty,
         )  # fmt: skip
         own_slot = tl.load(slots + row)
-    halved: tl.constexpr = key_type.primitive_bitwidth == 8 and queries.dtype == tl.bfloat16
-    if halved:
-        queries, unit = as_halves(queries, 0)
+    halves, unit = queries, None
+    if key_pages.dtype.element_ty.primitive_bitwidth == 8 and queries.dtype == tl.bfloat16:
+        halves, unit = as_halves(queries, 0)
     slopes = None
     if alibi_slopes is not None:
-        slopes = tl.load(alibi_slopes + head, mask=real, other=0.0)[None, :]
-    largest = tl.full((BLOCK_ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((BLOCK_ROWS,), tl.float32)
-    if sinks is not None:
-        sink = tl.load(sinks + head, mask=real, other=0.0).to(tl.float32) * 1.4426950408889634
-        largest = tl.where(share == 0, sink, largest)
-        total = tl.where(share == 0, 1.0, total)
-    values = tl.zeros((VALUE_WIDTH, BLOCK_ROWS), tl.float32)
-
+        slopes = tl.load(alibi_slopes + head, mask=real, other=0.0)
+    largest, total, values = _begin(sinks, head, real, share == 0, VALUE_WIDTH)
     table = page_table + tl.cast(request, tl.int64) * table_stride
-    for tile in tl.range(first, tl.minimum(first + length, cached), BLOCK_KEYS, num_stages=STAGES):
-        key = tile + tl.arange(0, BLOCK_KEYS)
-        known = key < cached
-        at = key_rows(table, tile, cached, kv_head, kv_heads, PAGE, BLOCK_KEYS)
-        keys = tl.load(
-            key_pages + at[:, None] * key_width + key_column[None, :],
-            mask=known[:, None] & (key_column[None, :] < key_width),
-            other=0.0,
-        )
-        if value_type.primitive_bitwidth == 8:  # bytes cannot be swapped on their way: halves can
-            tile_values = tl.load(
-                value_pages + at[:, None] * value_width + value_column[None, :],
-                mask=known[:, None] & (value_column[None, :] < value_width),
-                other=0.0,
-            )
-            tile_values = tl.trans(widen(tile_values, queries.dtype))
-        else:
-            tile_values = tl.load(
-                value_pages + at[None, :] * value_width + value_column[:, None],
-                mask=known[None, :] & (value_column[:, None] < value_width),
-                other=0.0,
-            )
-        scores = tl.dot(widen(keys, queries.dtype), queries, input_precision="ieee")
-        if halved:
-            scores *= unit
-        scores, factor = bend(scores, scale, softcap, slopes, (position - key)[:, None], has_softcap)
-        visible = known
-        if has_window:
-            visible = known & (key >= stop - window)
-        scores = tl.where(visible[:, None], scores, float("-inf"))
-        top = tl.maximum(largest, tl.max(scores, axis=0) * factor)
-        safe = top
-        if has_window:  # the cache may hold nothing that the row still sees
-            safe = tl.where(top == float("-inf"), 0.0, top)
-        keep = tl.exp2(largest - safe)
-        weights = tl.exp2(scores * factor - safe[None, :])
-        total = total * keep + tl.sum(weights, axis=0)
-        values = values * keep[None, :]
-        values = tl.dot(tile_values, weights.to(queries.dtype), values, input_precision="ieee")
-        largest = top
-
+    largest, total, values = walk_keys(
+        halves, unit, key_pages, value_pages, table, first, tl.minimum(first + length, cached), cached, stop, kv_head,
+        key_column, value_column, slopes, scale, softcap, window, largest, total, values, kv_heads, key_width,
+        value_width, has_softcap, has_window, PAGE, BLOCK_KEYS, STAGES,
+    )  # fmt: skip
     if value_unit is not None:
         values *= value_unit
     if writes and share == 0:
-        line = (own_slot // PAGE * kv_heads + kv_head) * PAGE + own_slot % PAGE
-        tl.store(key_pages + line * key_width + key_column, own_key, mask=key_column < key_width)
-        tl.store(value_pages + line * value_width + value_column, own_value, mask=value_column < value_width)
-        own_slopes = None
-        if alibi_slopes is not None:
-            own_slopes = tl.load(alibi_slopes + head, mask=real, other=0.0)
+        write_fresh(
+            key_pages, value_pages, own_key, own_value, own_slot, kv_head, key_column, value_column, kv_heads,
+            key_width, value_width, PAGE,
+        )  # fmt: skip
         largest, total, values = fold(
-            turned, own_key, own_value, value_unit, own_slopes, 0, scale, softcap, largest, total, values, has_softcap
+            queries, own_key, own_value, value_unit, slopes, 0, scale, softcap, largest, total, values, has_softcap
         )
-        other = row  # of the same request, where it has several
+        earliest = begin  # of the same request, where it has several rows
         if has_window:
-            begin = tl.maximum(begin, row - window + 1)
-        while (other > begin) & (row < rows):
-            other -= 1
-            key, value = read_fresh(
-                k, v, cos, sin, tl.cast(other, tl.int64), k_stride, v_stride, kv_head, key_unit, value_unit,
-                key_column, value_column, key_width, value_width, rotary, interleaved, key_type, value_type,
-            )  # fmt: skip
-            largest, total, values = fold(
-                turned, key, value, value_unit, own_slopes, row - other, scale, softcap, largest, total, values,
-                has_softcap,
-            )  # fmt: skip
+            earliest = tl.maximum(begin, row - window + 1)
+        largest, total, values = join_rows_before(
+            queries, k, v, cos, sin, earliest, row, rows, k_stride, v_stride, kv_head, key_unit, value_unit, key_column,
+            value_column, slopes, scale, softcap, largest, total, values, key_width, value_width, rotary, interleaved,
+            own_key.dtype, own_value.dtype, has_softcap,
+        )  # fmt: skip
         if row >= rows:
             values = tl.zeros((VALUE_WIDTH, BLOCK_ROWS), tl.float32)
             total = tl.full((BLOCK_ROWS,), 1.0, tl.float32)
@@ -266,35 +216,20 @@ def _decode_kernel(
         tl.store(to, (values / total[None, :]).to(out.dtype.element_ty), mask=wanted)
         return
     slot = tl.cast(tl.program_id(0), tl.int64) * kv_heads + kv_head
-    from_share = (slot * num_shares + share) * group + lane
-    tl.store(tops + from_share, largest, mask=real)
-    tl.store(totals + from_share, total, mask=real)
-    tl.store(shares + from_share[None, :] * value_width + value_column[:, None], values, mask=wanted)
-    tl.debug_barrier()  # every thread's part is written before the count says so
+    leave_part(
+        shares, tops, totals, slot * num_shares + share, lane, value_column, real, wanted, largest, total, values,
+        group, value_width,
+    )  # fmt: skip
     if tl.atomic_add(counters + slot, 1, sem="acq_rel") != used - 1:
         return
 
     tl.debug_barrier()
     tl.store(counters + slot, 0)
-    which = tl.arange(0, SHARES)
-    present = (which[:, None] < used) & real[None, :]
-    from_shares = slot * num_shares * group + which[:, None] * group + lane[None, :]
-    all_tops = tl.load(tops + from_shares, mask=present, other=float("-inf"), cache_modifier=".cg")
-    all_totals = tl.load(totals + from_shares, mask=present, other=0.0, cache_modifier=".cg")
-    top = tl.where(real, tl.max(all_tops, axis=0), 0.0)
-    total = tl.where(real, tl.sum(all_totals * tl.exp2(all_tops - top[None, :]), axis=0), 1.0)
-    merged = tl.zeros((VALUE_WIDTH, BLOCK_ROWS), tl.float32)
-    for one in tl.range(0, used, loop_unroll_factor=4):
-        from_one = (slot * num_shares + one) * group + lane
-        its_top = tl.load(tops + from_one, mask=real, other=float("-inf"), cache_modifier=".cg")
-        part = tl.load(
-            shares + from_one[None, :] * value_width + value_column[:, None],
-            mask=wanted,
-            other=0.0,
-            cache_modifier=".cg",
-        )
-        merged += part * tl.exp2(its_top - top)[None, :]
-    tl.store(to, (merged / total[None, :]).to(out.dtype.element_ty), mask=wanted)
+    merged = merge_parts(
+        shares, tops, totals, slot * num_shares, used, lane, value_column, real, wanted, group, value_width,
+        VALUE_WIDTH, BLOCK_ROWS, SHARES,
+    )  # fmt: skip
+    tl.store(to, merged.to(out.dtype.element_ty), mask=wanted)
 
 
 def decode(

@@ -65,3 +65,69 @@ def fold(
         value *= value_unit
     rounded = weights.to(queries.dtype).to(tl.float32)  # as the weights of a tile are
     return top, total * keep + weights, values * keep[None, :] + value[:, None] * rounded[None, :]
+
+
+@triton.jit
+def write_fresh(
+    key_pages,
+    value_pages,
+    key,
+    value,
+    slot,
+    kv_head,
+    key_column,
+    value_column,
+    kv_heads: tl.constexpr,
+    key_width: tl.constexpr,
+    value_width: tl.constexpr,
+    PAGE: tl.constexpr,  # noqa: N803
+):
+    """Write a row's key and value of one head to its slot."""
+    line = (slot // PAGE * kv_heads + kv_head) * PAGE + slot % PAGE
+    tl.store(key_pages + line * key_width + key_column, key, mask=key_column < key_width)
+    tl.store(value_pages + line * value_width + value_column, value, mask=value_column < value_width)
+
+
+@triton.jit
+def join_rows_before(
+    queries,
+    k,
+    v,
+    cos,
+    sin,
+    earliest,
+    row,
+    rows,
+    k_stride,
+    v_stride,
+    kv_head,
+    key_unit,
+    value_unit,
+    key_column,
+    value_column,
+    slopes,
+    scale,
+    softcap,
+    largest,
+    total,
+    values,
+    key_width: tl.constexpr,
+    value_width: tl.constexpr,
+    rotary: tl.constexpr,
+    interleaved: tl.constexpr,
+    key_type: tl.constexpr,
+    value_type: tl.constexpr,
+    has_softcap: tl.constexpr,
+):
+    """Join the rows `earliest` to `row`, without it, to what that row's queries have seen; none where it is padding."""
+    other = row
+    while (other > earliest) & (row < rows):
+        other -= 1
+        key, value = read_fresh(
+            k, v, cos, sin, tl.cast(other, tl.int64), k_stride, v_stride, kv_head, key_unit, value_unit, key_column,
+            value_column, key_width, value_width, rotary, interleaved, key_type, value_type,
+        )  # fmt: skip
+        largest, total, values = fold(
+            queries, key, value, value_unit, slopes, row - other, scale, softcap, largest, total, values, has_softcap
+        )
+    return largest, total, values
