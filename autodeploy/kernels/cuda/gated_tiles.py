@@ -13,7 +13,7 @@ from autodeploy.kernels.cuda.compile import Variant
 from autodeploy.kernels.cuda.launch import launch
 from autodeploy.kernels.cuda.tensor_map import described
 from autodeploy.kernels.triton.launch import current_device, multiprocessors
-from autodeploy.kernels.triton.tiles_linear import can_bedescribed
+from autodeploy.kernels.triton.tiles_linear import can_be_described
 from autodeploy.ops import ACTIVATIONS
 
 TOKENS = 128
@@ -100,7 +100,7 @@ def run(x: Tensor, weight: Tensor, bias: Tensor | None, config: GatedTileConfig,
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
-    rows, weight = (one if can_bedescribed(one) else one.contiguous().clone() for one in (rows, weight))
+    rows, weight = (one if can_be_described(one) else one.contiguous().clone() for one in (rows, weight))
     result = out.view(-1, n)
     cut = cut_of(rows.shape[0], n, config.cluster, multiprocessors(x.device))
     given = (

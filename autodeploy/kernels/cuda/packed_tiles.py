@@ -16,7 +16,7 @@ from autodeploy.kernels.cuda.packed import projection
 from autodeploy.kernels.cuda.packed_tiles_plan import COLUMNS, PackedTileConfig, tokens_of
 from autodeploy.kernels.cuda.tensor_map import described
 from autodeploy.kernels.triton.rows import dense
-from autodeploy.kernels.triton.tiles_linear import can_bedescribed
+from autodeploy.kernels.triton.tiles_linear import can_be_described
 
 PAIR_WORDS = 2 * COLUMNS // 4
 """Of 16 bits, four weights each, in two groups."""
@@ -39,7 +39,7 @@ def run(
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
     if out.numel():
         rows = x.reshape(-1, x.shape[-1])
-        rows = rows if can_bedescribed(rows) else rows.contiguous().clone()
+        rows = rows if can_be_described(rows) else rows.contiguous().clone()
         _fill(rows, aligned(weight), aligned(scale), dense(bias), out, config, gate)
     return out
 

@@ -86,7 +86,7 @@ def _fitting(m: int, k: int, dtype: torch.dtype, *by_size: tuple[TileConfig, ...
     return tuple(one for one in tried if one.shared_bytes(dtype) <= room)
 
 
-def can_bedescribed(x: Tensor) -> bool:
+def can_be_described(x: Tensor) -> bool:
     """Whether rows can be brought by the accelerator as they lie in memory: 16 bytes at a time."""
     step = x.stride(-2) * x.itemsize if x.dim() > 1 else 0
     return x.stride(-1) == 1 and step % 16 == 0 and x.data_ptr() % 16 == 0
@@ -112,7 +112,7 @@ def run(
     out = torch.empty((*x.shape[:-1], n), dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
-    rows, weight = (one if can_bedescribed(one) else one.contiguous().clone() for one in (rows, weight))
+    rows, weight = (one if can_be_described(one) else one.contiguous().clone() for one in (rows, weight))
     block_n = config.block_n if gate is None else config.block_n // 2
     tiles, split = triton.cdiv(m, config.block_m) * triton.cdiv(n, block_n), config.split_k
     given = (
