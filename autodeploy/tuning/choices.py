@@ -121,7 +121,7 @@ class Choices:
     def as_data(self) -> list[dict[str, Any]]:
         """The choices as JSON data."""
         return [
-            {**asdict(site), "choices": [asdict(choice) for choice in choices]}
+            {**asdict(site), "choices": [_choice_data(choice) for choice in choices]}
             for site, choices in sorted(self.entries.items(), key=lambda entry: str(entry[0]))
         ]
 
@@ -138,6 +138,12 @@ class Choices:
 def choices_from(data: Mapping[str, Any]) -> Choices:
     """The choices of a file, which once held those of matmuls alone; raises KeyError or TypeError for anything else."""
     return Choices.from_data(data["choices"] if "choices" in data else data["matmuls"])
+
+
+def _choice_data(choice: Choice) -> dict[str, Any]:
+    """As JSON has it, which knows no tuples."""
+    data = asdict(choice)
+    return {**data, "close": list(data["close"])}
 
 
 def _choice_from(data: Mapping[str, Any]) -> Choice:

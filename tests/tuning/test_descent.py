@@ -99,6 +99,7 @@ def test_what_was_settled_survives_json_and_older_files_are_read() -> None:
     settled = descend(1, {UP: choice(1, VECTOR)}, layer_of({"tma": 40e-6, "triton": 36e-6}))
     choices = settled_choices([settled])
     data: list[dict[str, Any]] = json.loads(json.dumps(choices.as_data()))
+    assert data == choices.as_data(), "an artifact's manifest takes what JSON has, and nothing else"
     assert Choices.from_data(data) == choices
     assert data[0]["choices"][0]["layer_seconds"] == pytest.approx(36e-6)
     new = ("close", "layer_seconds", "layer_seconds_before")
