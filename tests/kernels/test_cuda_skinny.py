@@ -24,9 +24,9 @@ TOLERANCE = 5e-3
 KINDS = ("fp8", "w8a8", "int8", "bf16", "fp16")
 CUTS = (
     (4096, 4096, SkinnyCut(8, 2, 6, resident=3)),
-    (1000, 2048, SkinnyCut(8, 2, 6, ahead=2, resident=3, late=True)),
-    (136, 7168, SkinnyCut(7, 4, 4, 4, ahead=1)),
-    (1003, 3584, SkinnyCut(14, 2, 4, 2)),
+    (1000, 2048, SkinnyCut(16, 2, 3, resident=1)),
+    (136, 14336, SkinnyCut(7, 4, 4, 4)),
+    (1003, 14336, SkinnyCut(14, 2, 6, 2)),
 )
 """A weight's size and a cut: columns shared by blocks or not, and rows of the weight that fill no tile."""
 
@@ -71,8 +71,8 @@ def close_rows(out: Tensor, expected: Tensor) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 def test_cuts(kind: str, n: int, k: int, cut: SkinnyCut, m: int) -> None:
     """The same each time, where memory held no numbers before; each row as if it were alone."""
-    if m > (4 if kind == "int8" else 8) or not cut.cuts(k * (2 if kind in ("bf16", "fp16") else 1)):
-        pytest.skip("not a case of this kernel")
+    if kind == "int8" and m > 4:
+        pytest.skip("rows of two digits are at most four")
     case, dtype = case_of(kind, m, n, k), HALF if kind == "fp16" else BF16
     bias, residual = torch.randn(n, device="cuda").to(dtype), torch.randn(m, n, device="cuda").to(dtype)
     added = skinny.Added(bias, residual)
@@ -163,7 +163,7 @@ def test_compiles(weight_dtype: torch.dtype) -> None:
     pytest.importorskip("nvidia.cu13", reason="NVRTC is not installed")
     scale = None if weight_dtype == BF16 else torch.empty(1000, 1, device="meta")
     stored = skinny.Stored(torch.empty(1000, 2048, dtype=weight_dtype, device="meta"), scale)
-    for gate, cut in ((None, CUTS[0][2]), ("silu", SkinnyCut(4, 4, 3, 2, ahead=1, late=True))):
+    for gate, cut in ((None, CUTS[0][2]), ("silu", SkinnyCut(4, 4, 3, 2))):
         x_dtype = FP8 if weight_dtype == FP8 else BF16
         code, said = compiled(skinny.variant_of(x_dtype, 2048, stored, BF16, cut, gate), (9, 0))
         assert code.startswith(b"\x7fELF")
@@ -185,6 +185,8 @@ def test_what_is_planned(kind: str, k: int) -> None:
     for one in found:
         assert one.shared_bytes <= narrow_plan.SHARED_BYTES
         assert one.steps in (2, 4, 8), "a warp asks for whole rows, or several, at once"
+        crowded = one.shared_bytes <= narrow_plan.SHARED_BYTES // 2 and (one.resident > 1 or one.team <= 8)
+        assert not crowded, "two blocks would fit a multiprocessor"
         assert one.cuts(k * (2 if kind in ("bf16", "fp16") else 1))
 
 

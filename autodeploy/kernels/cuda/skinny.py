@@ -96,7 +96,7 @@ def run(x: Tensor, stored: Stored, added: Added, cut: SkinnyCut, dtype: torch.dt
 
 def _fill(rows: Tensor, stored: Stored, added: Added, out: Tensor, cut: SkinnyCut, gate: str | None) -> None:
     (m, k), n = rows.shape, out.shape[-1]
-    count = tiles(n, gate is not None)
+    count = tiles(stored.weight.shape[0])
     blocks = min(count, max(multiprocessors(rows.device) // cut.split, 1))
     operands = (rows, aligned(stored.weight), dense(stored.x_scale), dense(stored.scale))
     shares = shares_of(count, cut.split, ROWS * TOKENS, rows.device)
@@ -129,9 +129,7 @@ def variant_of(
         "STEPS": cut.steps,
         "STAGES": cut.stages,
         "SPLIT": cut.split,
-        "AHEAD": cut.ahead,
         "RESIDENT": cut.resident,
-        "LATE": int(cut.late),
         "HALF": int(dtype == torch.float16),
         "GATE": GATES[gate],
     }

@@ -19,6 +19,8 @@ SHEETS = 2
 """Warps that finish tiles, each with memory for what the others found."""
 MOST_UNITS = 16
 """Of a warp, which has what it multiplies them with in registers."""
+LEAST_SHARED = 6
+"""Units of a warp, where blocks share out the columns."""
 LEAST_ROWS = 128
 """Of a weight."""
 FORMATS = ("", "fp8", "int8")
@@ -29,18 +31,14 @@ class SkinnyCut:
     """How the work is cut: `team` warps share out the columns of each tile of 16 rows of the weight.
 
     Each has a ring of `stages` times `steps` units of 64 bytes of all rows; `split` blocks share out the columns once
-    more. Before the inputs are there, a block asks for `ahead` more tiles to be brought into the level-two cache.
-    Registers leave room for `resident` blocks of a multiprocessor, the next kernel's among them, which may start at
-    once, or with `late` when all of the weight is asked for.
+    more. A thread has as many registers as leave room for `resident` blocks of a multiprocessor.
     """
 
     team: int
     steps: int
     stages: int
     split: int = 1
-    ahead: int = 0
     resident: int = 2
-    late: bool = False
 
     @property
     def ring_bytes(self) -> int:
@@ -53,24 +51,25 @@ class SkinnyCut:
         return self.ring_bytes + SHEETS * (self.team * 512 + 16)
 
     def cuts(self, row_bytes: int) -> bool:
-        """Whether rows of the weight can be cut so: every warp has as much, and as many units as it can hold."""
+        """Whether rows of the weight can be cut so: every warp has as many units, neither too few nor too many."""
         shares = self.team * self.split * UNIT_BYTES
-        return row_bytes % (shares * self.steps) == 0 and row_bytes // shares <= MOST_UNITS
+        own = row_bytes // shares
+        return row_bytes % (shares * self.steps) == 0 and own <= MOST_UNITS and (self.split == 1 or own >= LEAST_SHARED)
 
 
 CUTS = tuple(
     SkinnyCut(*cut)
     for cut in (
-        (8, 2, 7, 1, 0, 3), (8, 2, 9, 1, 0, 2, True), (8, 2, 12), (16, 2, 3, 1, 0, 1), (8, 4, 4, 1, 0, 2, True),
-        (14, 2, 4, 2), (14, 2, 4, 4),
+        (16, 2, 3, 1, 1), (8, 2, 9), (16, 4, 2, 1, 1), (8, 4, 4), (16, 2, 6, 1, 1), (14, 2, 6, 2), (14, 2, 6, 1, 1),
+        (14, 2, 3, 2, 1), (14, 4, 2, 4), (16, 2, 4, 2, 1),
     )
 )  # fmt: skip
-"""Each fills more than half of a multiprocessor: where two blocks fit, those that start first crowd what is free."""
+"""Each takes more than half of a multiprocessor, in registers or in shared memory, so that no two lie on one."""
 
 
-def tiles(n: int, gated: bool) -> int:
-    """How many tiles a result of n columns has."""
-    return -(-n // (ROWS // 2 if gated else ROWS))
+def tiles(n: int) -> int:
+    """How many tiles a weight of n rows has, whether half of them are of a gate or not."""
+    return -(-n // ROWS)
 
 
 def declines(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage) -> str | None:
@@ -110,4 +109,4 @@ def candidates(m: int, n: int, k: int, dtype: torch.dtype, storage: Storage = PL
 
 def _fits(cut: SkinnyCut, n: int) -> bool:
     """Whether a block's memory has room, and tiles that are shared can be counted."""
-    return cut.shared_bytes <= SHARED_BYTES and (cut.split == 1 or tiles(n, gated=False) <= MOST_TILES)
+    return cut.shared_bytes <= SHARED_BYTES and (cut.split == 1 or tiles(n) <= MOST_TILES)

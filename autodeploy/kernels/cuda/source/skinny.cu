@@ -10,7 +10,6 @@
 // x has the same. With DIGITS the weight is int8 and x, of up to 4 rows, 16-bit floats: each becomes an integer of two
 // digits of 8 bits, which are multiplied side by side. SCALE is the kind of the weight's scales (0: none, 1: float32,
 // 2: bfloat16, 3: float16); HALF says that the result is float16 and not bfloat16; GATE is an activation (0: none).
-// With LATE the next kernel may start when all of the weight is asked for, and not at once.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -47,13 +46,6 @@ __device__ __forceinline__ void await_turn() {
     asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
     __syncwarp();
 }
-
-__device__ __forceinline__ void ask_l2(const u8* from) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "n"(BLOCK_BYTES) : "memory");
-}
-
-// The next kernel may start when all warps of all blocks have said so.
-__device__ __forceinline__ void let_next_start() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 
 __device__ __forceinline__ void begin_barrier(u32 at, int arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(arrivals) : "memory");
@@ -161,36 +153,36 @@ __device__ __forceinline__ u32 digits_of(u32 first, u32 second, float factor, bo
     return found;
 }
 
-// What a lane has of x in all of its warp's columns. Returns what integers of two digits must be multiplied by.
-__device__ __forceinline__ float take_x(uint4 (&columns)[OWN_UNITS], const u8* x, int m, int x_stride, int row_of_eight) {
-    const u8* const row = x + (long long)min(DIGITS ? row_of_eight / 2 : row_of_eight, m - 1) * x_stride;
-    if constexpr (!DIGITS) {
+// What a lane has of x, from its place in its warp's columns on.
+__device__ __forceinline__ void take_x(uint4 (&columns)[OWN_UNITS], const u8* row) {
 #pragma unroll
-        for (int unit = 0; unit < OWN_UNITS; unit++) columns[unit] = read_x(row + unit * 64);
-        return 1.f;
-    } else {
+    for (int unit = 0; unit < OWN_UNITS; unit++) columns[unit] = read_x(row + unit * 64);
+}
+
+__device__ __forceinline__ u32 larger(uint4 v) {
+    constexpr u32 SIZES = 0x7fff7fff;
+    return __vmaxu2(__vmaxu2(v.x & SIZES, v.y & SIZES), __vmaxu2(v.z & SIZES, v.w & SIZES));
+}
+
+// The same as one digit of integers, and what products of the token at this lane's place of four must be multiplied by.
+__device__ __forceinline__ float take_digits(uint4 (&columns)[OWN_UNITS], const u8* row, bool low) {
     uint4 wide[OWN_UNITS][2];
-#pragma unroll
-    for (int at = 0; at < OWN_UNITS * 2; at++) wide[at / 2][at % 2] = read_x(row + at / 2 * 128 + at % 2 * 16);
     u32 most = 0;
 #pragma unroll
-    for (int at = 0; at < OWN_UNITS * 2; at++) {
-        const uint4 v = wide[at / 2][at % 2];
-        most = __vmaxu2(most, __vmaxu2(__vmaxu2(v.x & 0x7fff7fff, v.y & 0x7fff7fff), __vmaxu2(v.z & 0x7fff7fff, v.w & 0x7fff7fff)));
-    }
+    for (int at = 0; at < OWN_UNITS * 2; at++) wide[at / 2][at % 2] = read_x(row + at / 2 * 128 + at % 2 * 16);
+#pragma unroll
+    for (int at = 0; at < OWN_UNITS * 2; at++) most = __vmaxu2(most, larger(wide[at / 2][at % 2]));
     most = max(most & 0xffff, most >> 16);
     most = max(most, __shfl_xor_sync(~0u, most, 1));
     most = max(most, __shfl_xor_sync(~0u, most, 2));
-    const float found = widened<HALF>(most), largest = found < 1e-30f ? 1e-30f : found, factor = MOST / largest;
+    const float size = widened<HALF>(most), largest = size < 1e-30f ? 1e-30f : size, factor = MOST / largest;
 #pragma unroll
     for (int unit = 0; unit < OWN_UNITS; unit++) {
         const uint4 early = wide[unit][0], late = wide[unit][1];
-        const bool low = row_of_eight % 2;
         columns[unit] = {digits_of(early.x, early.y, factor, low), digits_of(early.z, early.w, factor, low),
                          digits_of(late.x, late.y, factor, low), digits_of(late.z, late.w, factor, low)};
     }
     return __shfl_sync(~0u, largest / MOST, threadIdx.x % 4 * 8);
-    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
@@ -201,10 +193,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
     extern __shared__ __align__(128) u8 memory[];
     __shared__ u64 barriers[SHEETS][2];
     __shared__ float4 sheets[SHEETS][TEAM][32];
-    const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32, 0), lane = threadIdx.x % 32, row_of_eight = lane / 4, lane_of_four = lane % 4;
+    const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32, 0), lane = threadIdx.x % 32;  // one number for all lanes
+    const int row_of_eight = lane / 4, lane_of_four = lane % 4;
     const int first_tile = blockIdx.x, next_tile = gridDim.x;
     const u32 filled = shared_at(&barriers[0][0]), emptied = filled + 8;  // 16 bytes a sheet
-    if (!LATE || warp >= TEAM) let_next_start();
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 
     if (warp < TEAM) {
         const u8* const own = weight + blockIdx.y * BLOCK_BYTES + warp * OWN_BYTES;
@@ -223,10 +216,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
 #pragma unroll
                 for (int at = 0; at < 16; at += AT_ONCE)
                     bring((to ^ at % 2 * 64) + at * PIECE, (at < OUTS ? from : gated) + at * STRIDE);
-                if (++asked_turn == TURNS) {
-                    asked_turn = 0, asked_tile += next_tile;
-                    if (LATE && asked_tile >= tiles) let_next_start();
-                }
+                if (++asked_turn == TURNS) asked_turn = 0, asked_tile += next_tile;
             }
             end_turn();
             asked_stage = asked_stage + 1 == STAGES ? 0 : asked_stage + 1;
@@ -237,7 +227,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
 
         uint4 columns[OWN_UNITS];
         const int first_byte = blockIdx.y * BLOCK_BYTES + warp * OWN_BYTES + lane_of_four * 16;
-        const float factor = take_x(columns, x + first_byte * WIDER, m, x_stride, row_of_eight);
+        const int token = min(DIGITS ? row_of_eight / 2 : row_of_eight, m - 1);
+        const u8* const row = x + (long long)token * x_stride + first_byte * WIDER;
+        float factor = 1.f;
+        if constexpr (DIGITS)
+            factor = take_digits(columns, row, row_of_eight % 2);
+        else
+            take_x(columns, row);
         const u8* const even_words = ring + row_of_eight * PIECE + (lane_of_four * 16 ^ row_of_eight % 2 * 64);
         const u8* const odd_words = ring + row_of_eight * PIECE + ((64 + lane_of_four * 16) ^ row_of_eight % 2 * 64);
         int stage = 0;
@@ -260,12 +256,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
             }
             const int sheet = round % SHEETS;
             await(emptied + sheet * 16, round / SHEETS % 2 ^ 1);
-            float4& found = sheets[sheet][warp][lane];
+            float sum[4];
+#pragma unroll
+            for (int at = 0; at < 4; at++) sum[at] = (float)(y[0][at] + y[1][at]);
             if (DIGITS)
-                found = {(256.f * (y[0][0] + y[1][0]) + (y[0][1] + y[1][1])) * factor, 0.f,
-                         (256.f * (y[0][2] + y[1][2]) + (y[0][3] + y[1][3])) * factor, 0.f};
+                sheets[sheet][warp][lane] = {(256.f * sum[0] + sum[1]) * factor, 0.f, (256.f * sum[2] + sum[3]) * factor, 0.f};
             else
-                found = {(float)(y[0][0] + y[1][0]), (float)(y[0][1] + y[1][1]), (float)(y[0][2] + y[1][2]), (float)(y[0][3] + y[1][3])};
+                sheets[sheet][warp][lane] = {sum[0], sum[1], sum[2], sum[3]};
             arrive(filled + sheet * 16);
         }
         return;
@@ -274,13 +271,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
     const int sheet = warp - TEAM;
     if (threadIdx.x == TEAM * 32)
         for (int at = 0; at < SHEETS; at++) begin_barrier(filled + at * 16, TEAM), begin_barrier(emptied + at * 16, 1);
-    if (AHEAD && sheet == 0 && lane < 16) {
-        for (int at = STAGES / TURNS; at < STAGES / TURNS + AHEAD; at++) {
-            const int tile = first_tile + at * next_tile;
-            const int row = first_column(tile, n) + lane + (lane < OUTS ? 0 : n - OUTS);
-            if (tile < tiles) ask_l2(weight + (long long)row * STRIDE + blockIdx.y * BLOCK_BYTES);
-        }
-    }
     __syncthreads();
     asm volatile("griddepcontrol.wait;" ::: "memory");
     const int token = DIGITS ? lane_of_four : lane_of_four * 2, next_token = DIGITS ? m : token + 1;
