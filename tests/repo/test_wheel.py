@@ -12,7 +12,7 @@ import autodeploy
 
 ROOT = Path(__file__).parents[2]
 MAPPED = ("passes", "patterns", "recipes")
-DATA = (".yaml", ".cpp", ".cu", ".h", ".typed", ".tmpl", ".css", ".js", ".html", "britannica.txt")
+DATA = (".yaml", ".cpp", ".cu", ".cuh", ".h", ".typed", ".tmpl", ".css", ".js", ".html", "britannica.txt")
 
 
 def shipped() -> set[str]:

@@ -56,15 +56,23 @@ def binary(variant: Variant, capability: tuple[int, int]) -> bytes:
 def _key(variant: Variant, capability: tuple[int, int]) -> str:
     from cuda.bindings import nvrtc
 
-    parts = [*map(str, nvrtc.nvrtcVersion()[1:]), str(capability), variant.entry, *variant.options, variant.text]
+    text = (*_headers().values(), variant.text)
+    parts = [*map(str, nvrtc.nvrtcVersion()[1:]), str(capability), variant.entry, *variant.options, *text]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _headers() -> dict[str, str]:
+    """What sources may include, by name."""
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(SOURCES.glob("*.cuh"))}
 
 
 def compiled(variant: Variant, capability: tuple[int, int]) -> tuple[bytes, str]:
     """The machine code, and what the compiler says of registers and memory; CompileError with what it finds wrong."""
     from cuda.bindings import nvrtc
 
-    program = _checked(nvrtc.nvrtcCreateProgram(variant.text.encode(), variant.source.encode(), 0, None, None))
+    headers = {name.encode(): text.encode() for name, text in _headers().items()}
+    named = (len(headers), list(headers.values()), list(headers))
+    program = _checked(nvrtc.nvrtcCreateProgram(variant.text.encode(), variant.source.encode(), *named))
     architecture = f"--gpu-architecture=sm_{capability[0]}{capability[1]}a"
     options = [option.encode() for option in (architecture, "--ptxas-options=-v", *variant.options)]
     (outcome,) = nvrtc.nvrtcCompileProgram(program, len(options), options)

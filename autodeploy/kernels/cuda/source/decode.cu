@@ -13,9 +13,8 @@
 //
 // HALF says that numbers are float16 and not bfloat16; WIDTH is a head's, 64 or 128, PAGE a multiple of 16.
 
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef unsigned long long u64;
+#include "common.cuh"
+
 typedef long long i64;
 
 constexpr int READERS = WARPS - 1;  // of the cache; the last warp takes what is new
@@ -70,36 +69,16 @@ __device__ __forceinline__ float wide(u16 x) {
     return y;
 }
 
-__device__ __forceinline__ u32 narrow(float low, float high) {
-    u32 pair;
-    if (HALF)
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    else
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-}
-
 __device__ __forceinline__ float low(u32 pair) { return wide((u16)pair); }
 __device__ __forceinline__ float high(u32 pair) { return wide((u16)(pair >> 16)); }
-__device__ __forceinline__ float rounded(float x) { return low(narrow(x, 0.f)); }
-
-__device__ __forceinline__ void multiply(float (&y)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    if (HALF)
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-            : "+f"(y[0]), "+f"(y[1]), "+f"(y[2]), "+f"(y[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    else
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-            : "+f"(y[0]), "+f"(y[1]), "+f"(y[2]), "+f"(y[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
+__device__ __forceinline__ float rounded(float x) { return low(pair_of<HALF>(x, 0.f)); }
 
 // A pair of numbers turned with the pair half a head further, rounded where the reference rounds; `sign` is that of the
 // other's part.
 __device__ __forceinline__ u32 turned(u32 x, u32 other, u32 cos, u32 sin, float sign) {
-    const u32 kept = narrow(low(x) * low(cos), high(x) * high(cos));
-    const u32 moved = narrow(low(other) * low(sin), high(other) * high(sin));
-    return narrow(low(kept) + sign * low(moved), high(kept) + sign * high(moved));
+    const u32 kept = pair_of<HALF>(low(x) * low(cos), high(x) * high(cos));
+    const u32 moved = pair_of<HALF>(low(other) * low(sin), high(other) * high(sin));
+    return pair_of<HALF>(low(kept) + sign * low(moved), high(kept) + sign * high(moved));
 }
 
 __device__ __forceinline__ uint4 turned(const uint4& x, const uint4& other, const uint4& cos, const uint4& sin, float sign) {
@@ -156,8 +135,8 @@ __device__ __forceinline__ void weigh(const Queries& q, const Keys& keys, int kn
 #pragma unroll
         for (int tile = 0; tile < 2; ++tile) {
             const uint4 left = q.words[chunk][threadIdx.x % 32], &key = keys.words[tile][chunk];
-            multiply(upper[tile], left.x, left.y, left.z, left.w, key.x, key.z);
-            multiply(lower[tile], left.x, left.y, left.z, left.w, key.y, key.w);
+            multiply<HALF>(upper[tile], left.x, left.y, left.z, left.w, key.x, key.z);
+            multiply<HALF>(lower[tile], left.x, left.y, left.z, left.w, key.y, key.w);
         }
     float exponents[2][2], top = seen.top;
 #pragma unroll
@@ -177,7 +156,7 @@ __device__ __forceinline__ void weigh(const Queries& q, const Keys& keys, int kn
     for (int tile = 0; tile < 2; ++tile) {
         const float even = exp2f(exponents[tile][0] - top), odd = exp2f(exponents[tile][1] - top);
         seen.total += even + odd;
-        weights[tile] = narrow(even, odd);
+        weights[tile] = pair_of<HALF>(even, odd);
     }
     const float even = __shfl_sync(~0u, keep, first * 4), odd = __shfl_sync(~0u, keep, first * 4 + 4);
 #pragma unroll
@@ -203,7 +182,7 @@ __device__ __forceinline__ void add(const Values& values, const u32 (&weights)[2
                 a[tile * 2] = __byte_perm(even, odd, 0x5410);
                 a[tile * 2 + 1] = __byte_perm(even, odd, 0x7632);
             }
-            multiply(seen.sums[side * 4 + at], a[0], a[1], a[2], a[3], weights[0], weights[1]);
+            multiply<HALF>(seen.sums[side * 4 + at], a[0], a[1], a[2], a[3], weights[0], weights[1]);
         }
 }
 
@@ -326,7 +305,7 @@ __device__ __forceinline__ int column_of(int at) {
 
 __device__ __forceinline__ void write(u16* out, int at, float x) {
     if (head_of(at) < GROUP)
-        out[(((i64)blockIdx.x * gridDim.y + blockIdx.y) * GROUP + head_of(at)) * WIDTH + column_of(at)] = (u16)narrow(x, 0.f);
+        out[(((i64)blockIdx.x * gridDim.y + blockIdx.y) * GROUP + head_of(at)) * WIDTH + column_of(at)] = (u16)pair_of<HALF>(x, 0.f);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) decode(
@@ -334,13 +313,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 16 / WARPS) decode(
     const int* page_table, u16* out, float* shares, float* tops, float* totals, int* counters, const Sizes sizes) {
     __shared__ Parts parts;
     __shared__ Queries queries;
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    begin_next();
     const int row = blockIdx.x, share = blockIdx.z, warp = threadIdx.x / 32, lane_head = threadIdx.x % 32 / 4;
     const i64 pair = (i64)row * gridDim.y + blockIdx.y;
     int request = min(row, sizes.requests - 1);  // of a decode step, row i is request i's
     const int* table = page_table + (i64)request * sizes.table_stride;
     if (share == 0 && warp < READERS) bring_pages(cache, context_len + request, table, sizes);
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    await_inputs();
 
     int begin = read(query_start + request), end = read(query_start + request + 1);
     int context = read(context_len + request);

@@ -7,51 +7,25 @@
 //
 // Given: BF16, KIND (of the activation), HAS_BIAS, CLUSTER (programs that share what they read of the weight).
 
-using u32 = unsigned int;
-using u64 = unsigned long long;
-using u16 = unsigned short;
-
-struct alignas(64) TensorMap {
-    char opaque[128];
-};
+#include "common.cuh"
 
 constexpr u32 STAGES = 4, LEAD = 1, TOKENS = 128, COLUMNS = 64, WIDE = 128, NARROW = 32, GROUP_TOKENS = 64;
 constexpr u32 TOKEN_BYTES = TOKENS * COLUMNS * 2, WEIGHT_BYTES = 2 * WIDE * COLUMNS * 2;
 constexpr u32 BOX_BYTES = GROUP_TOKENS * 64 * 2;
 
-__device__ __forceinline__ u32 shared_address(const void* at) { return static_cast<u32>(__cvta_generic_to_shared(at)); }
-
-__device__ __forceinline__ void barrier_init(u32 barrier, u32 count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-
-__device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-__device__ __forceinline__ void barrier_arrive(u32 barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-/** Arrive at the barrier that a program of the cluster has at this address. */
-__device__ __forceinline__ void barrier_arrive_at(u32 barrier, u32 program) {
-    asm volatile(
-        "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;"
-        " mbarrier.arrive.shared::cluster.b64 _, [there]; }" ::"r"(barrier), "r"(program) : "memory");
-}
-
-__device__ __forceinline__ void barrier_wait(u32 barrier, u32 phase) {
+/** As `await`; of a bias in float16 the compiler makes shorter code so. */
+__device__ __forceinline__ void await_apart(u32 barrier, u32 phase) {
     asm volatile(
         "{ .reg .pred done;\n"
         "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, 0x989680;\n"
         "@done bra over;\n bra again;\n over: }" ::"r"(barrier), "r"(phase) : "memory");
 }
 
-__device__ __forceinline__ void bring(u32 to, const TensorMap* map, u32 barrier, u32 column, u32 row, u64 policy) {
+/** Arrive at the barrier that a program of the cluster has at this address. */
+__device__ __forceinline__ void arrive_at(u32 barrier, u32 program) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-        " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to), "l"(map), "r"(barrier), "r"(column), "r"(row),
-        "l"(policy) : "memory");
+        "{ .reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;"
+        " mbarrier.arrive.shared::cluster.b64 _, [there]; }" ::"r"(barrier), "r"(program) : "memory");
 }
 
 /** To this address of all programs of the cluster, whose barriers are told. */
@@ -153,8 +127,8 @@ __device__ __forceinline__ void bring_tile(const Ring& ring, Turn& turn, const M
     for (u32 i = 0; i < turns; ++i) {
         u32 full = ring.full + turn.stage * 8, column = i * COLUMNS;
         u32 weights = ring.weights + turn.stage * WEIGHT_BYTES;
-        barrier_wait(ring.empty + turn.stage * 8, turn.phase ^ 1);
-        barrier_expect(full, TOKEN_BYTES + 2 * H * COLUMNS * 2);
+        await_apart(ring.empty + turn.stage * 8, turn.phase ^ 1);
+        expect(full, TOKEN_BYTES + 2 * H * COLUMNS * 2);
         bring(ring.tokens + turn.stage * TOKEN_BYTES, maps.x, full, column, token, policy);
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
@@ -174,9 +148,9 @@ __device__ __forceinline__ void bring_tile(const Ring& ring, Turn& turn, const M
 /** A group needs a block no more. */
 __device__ __forceinline__ void leave(const Ring& ring, u32 stage) {
     if (CLUSTER > 1) {
-        if (threadIdx.x % 32 < CLUSTER) barrier_arrive_at(ring.empty + stage * 8, threadIdx.x % 32);
+        if (threadIdx.x % 32 < CLUSTER) arrive_at(ring.empty + stage * 8, threadIdx.x % 32);
     } else if (threadIdx.x % 32 == 0) {
-        barrier_arrive(ring.empty + stage * 8);
+        arrive(ring.empty + stage * 8);
     }
 }
 
@@ -196,13 +170,6 @@ __device__ __forceinline__ float activate(float x) {
     if (KIND == 4) return fmaxf(x, 0.0f);
     if (KIND == 5) return fmaxf(x, 0.0f) * fmaxf(x, 0.0f);
     return sigmoid(x);
-}
-
-__device__ __forceinline__ u32 pack(float low, float high) {
-    u32 both;
-    if (BF16) asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    else asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
 }
 
 __device__ __forceinline__ float widen(u16 x) {
@@ -226,7 +193,7 @@ __device__ __forceinline__ u32 result(const float (&y)[H], u32 i, const u16* bia
     float low = biased(y[i], bias, column, n, false), high = biased(y[i + 1], bias, column + 1, n, false);
     low = activate(low) * biased(y[i + H / 2], bias, column, n, true);
     high = activate(high) * biased(y[i + 1 + H / 2], bias, column + 1, n, true);
-    return pack(low, high);
+    return pair_of<!BF16>(low, high);
 }
 
 /** A tile's result to memory, through two boxes of shared memory, which are emptied while the group goes on. */
@@ -267,7 +234,7 @@ __device__ __forceinline__ void multiply_tile(const Ring& ring, Turn& turn, cons
     float y[H];
     u32 before = 0;
     for (u32 i = 0; i < turns; ++i) {
-        barrier_wait(ring.full + turn.stage * 8, turn.phase);
+        await_apart(ring.full + turn.stage * 8, turn.phase);
         u64 a = operand(ring.tokens + turn.stage * TOKEN_BYTES + group * (TOKEN_BYTES / 2));
         u64 b = operand(ring.weights + turn.stage * WEIGHT_BYTES);
         asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -276,13 +243,13 @@ __device__ __forceinline__ void multiply_tile(const Ring& ring, Turn& turn, cons
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
         asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
         if (i > 0) leave(ring, before);
-        if (leads && i == min(LEAD, turns - 1) && threadIdx.x % 128 == 0) barrier_arrive(ring.ahead);
+        if (leads && i == min(LEAD, turns - 1) && threadIdx.x % 128 == 0) arrive(ring.ahead);
         before = turn.stage;
         turn.next();
     }
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
     leave(ring, before);
-    barrier_wait(ring.never, 1);  // over at once: the compiler moves no activation ahead of the above
+    await_apart(ring.never, 1);  // over at once: the compiler moves no activation ahead of the above
     store_tile<H>(ring, maps, y, bias, token, row, n, group);
 }
 
@@ -293,18 +260,19 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384
                 const __grid_constant__ TensorMap out_narrow, const u16* bias, u32 rows, u32 columns, u32 n, u32 turns,
                 u32 neighbours, u32 rest, u32 parts) {
     extern __shared__ char memory[];
-    Ring ring((shared_address(memory) + 1023) / 1024 * 1024);
+    Ring ring((shared_at(memory) + 1023) / 1024 * 1024);
     if (threadIdx.x == 0) {
         for (u32 stage = 0; stage < STAGES; ++stage) {
-            barrier_init(ring.full + stage * 8, 1);
-            barrier_init(ring.empty + stage * 8, 8 * CLUSTER);
+            init_barrier(ring.full + stage * 8, 1);
+            init_barrier(ring.empty + stage * 8, 8 * CLUSTER);
         }
-        barrier_init(ring.ahead, 1);
-        barrier_init(ring.never, 1);
+        init_barrier(ring.ahead, 1);
+        init_barrier(ring.never, 1);
         asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async;" ::: "memory");
     }
     cluster_sync();
-    asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+    begin_next();
+    await_inputs();
 
     u32 program = blockIdx.x % CLUSTER, first = blockIdx.x / CLUSTER, step = gridDim.x / CLUSTER;
     u32 whole = rows * columns - rest, role = threadIdx.x / 128;
@@ -331,7 +299,7 @@ extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         u32 group = role - 1;
         bool leads = group == 0;
-        if (!leads && first < whole) barrier_wait(ring.ahead, 0);
+        if (!leads && first < whole) await_apart(ring.ahead, 0);
         for (u32 i = first; i < whole; i += step) {
             Place place(i, rows, columns, neighbours, program);
             multiply_tile<WIDE>(ring, turn, maps, bias, place.token, place.row, n, turns, group, leads);

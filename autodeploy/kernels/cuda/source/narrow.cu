@@ -14,10 +14,7 @@
 // ZERO are kinds of numbers (0: none, 1: float32, 2: bfloat16, 3: float16, 4: uint8); HALF says that x and the result are
 // float16 and not bfloat16; GATE is an activation (0: none).
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef unsigned short u16;
-typedef unsigned char u8;
+#include "common.cuh"
 
 __device__ constexpr int least(int a, int b) { return a < b ? a : b; }
 
@@ -47,8 +44,6 @@ constexpr float BASE = HALVES ? 1024.f : 128.f;
 constexpr u32 MINUS_ONE = HALVES ? 0xbc00bc00 : 0xbf80bf80, MINUS_1152 = 0xe480e480;
 constexpr u32 MINUS_MIDDLE = HALVES ? 0xe408e408 : 0xc308c308;  // BASE and 8
 
-__device__ __forceinline__ u32 shared_at(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-
 __device__ __forceinline__ void bring(u32 to, const u8* from, u64 policy) {
     asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(policy) : "memory");
 }
@@ -70,12 +65,6 @@ __device__ __forceinline__ u32 masked(u32 word, u32 mask) {
     return found;
 }
 
-__device__ __forceinline__ u32 halves(float low, float high) {
-    u32 found;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(found) : "f"(high), "f"(low));
-    return found;
-}
-
 __device__ __forceinline__ u32 sixteenth(u32 pair) {
     u32 found;
     asm("mul.f16x2 %0, %1, %2;" : "=r"(found) : "r"(pair), "r"(0x2c002c00));
@@ -90,25 +79,6 @@ __device__ __forceinline__ void decode(u32 word, int half, u32& first, u32& seco
     second = FITTED ? masked<MAGIC>(word, 0x00f000f0) : masked<MAGIC>(word >> 4, 0x000f000f);
 }
 
-__device__ __forceinline__ void multiply(float (&y)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    if (HALVES)
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(y[0]), "+f"(y[1]), "+f"(y[2]), "+f"(y[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    else
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(y[0]), "+f"(y[1]), "+f"(y[2]), "+f"(y[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-template <bool half>
-__device__ __forceinline__ float widened(u32 bits) {
-    if (!half) return __uint_as_float(bits << 16);
-    float found;
-    asm("{\n.reg .b16 h;\nmov.b32 {h, _}, %1;\ncvt.f32.f16 %0, h;\n}" : "=f"(found) : "r"(bits));
-    return found;
-}
-
 template <int KIND>
 __device__ __forceinline__ u32 entry(const void* entries, int at, int further = 0) {
     if (KIND == 1) return __ldg((const u32*)entries + at + further);
@@ -121,26 +91,6 @@ __device__ __forceinline__ float number(u32 bits) {
     return KIND == 1 ? __uint_as_float(bits) : KIND == 4 ? (float)bits : widened<KIND == 3>(bits);
 }
 
-__device__ __forceinline__ float activated(float y) {
-    constexpr float ROOT = 0.7978845608028654f;
-    if (GATE == 1) return y / (1.f + __expf(-y));
-    if (GATE == 2) return 0.5f * y * (1.f + erff(y * 0.7071067811865476f));
-    if (GATE == 3) return 0.5f * y * (1.f + tanhf(ROOT * (y + 0.044715f * y * y * y)));
-    if (GATE == 4) return y / (1.f + __expf(-1.702f * y));
-    if (GATE == 5) return fmaxf(y, 0.f);
-    if (GATE == 6) return fmaxf(y, 0.f) * fmaxf(y, 0.f);
-    return 1.f / (1.f + __expf(-y));
-}
-
-__device__ __forceinline__ u16 rounded(float y) {
-    u16 found;
-    if (HALF)
-        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(found) : "f"(y));
-    else
-        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(found) : "f"(y));
-    return found;
-}
-
 // The column of the result at the first place of a tile: the last tile takes some again.
 __device__ __forceinline__ int first_column(int tile, int n) { return min(tile * OUTS, n - OUTS); }
 
@@ -149,20 +99,13 @@ __device__ __forceinline__ int weight_row(int tile, int place, int n) {
     return first_column(tile, n) + place + (GATE && place >= OUTS ? n - OUTS : 0);
 }
 
-// Eight columns of x.
-__device__ __forceinline__ uint4 read_x(const u8* x) {
-    uint4 v;
-    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(x));
-    return v;
-}
-
 // The same in the order of the decoded weight.
 __device__ __forceinline__ uint4 ordered(uint4 v) {
     return {permuted(v.x, v.z, 0x5410), permuted(v.x, v.z, 0x7632), permuted(v.y, v.w, 0x5410), permuted(v.y, v.w, 0x7632)};
 }
 
 __device__ __forceinline__ u32 fitted(u32 pair, float factor) {
-    return halves(widened<false>(pair & 0xffff) * factor, widened<false>(pair >> 16) * factor);
+    return pair_of<true>(widened<false>(pair & 0xffff) * factor, widened<false>(pair >> 16) * factor);
 }
 
 __device__ __forceinline__ int slot(int token, int lane_of_four, int part) {
@@ -260,8 +203,8 @@ __device__ __forceinline__ void add_up(const u8* arranged, float* sums, int coun
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             const uint4 b = *(const uint4*)(from + part * PART + eight * 512 + slot(row_of_eight, lane_of_four, part));
-            multiply(sum[part], EARLY, EARLY, LATE, LATE, b.x, b.y);
-            multiply(sum[part], EARLY, EARLY, LATE, LATE, b.z, b.w);
+            multiply<HALVES>(sum[part], EARLY, EARLY, LATE, LATE, b.x, b.y);
+            multiply<HALVES>(sum[part], EARLY, EARLY, LATE, LATE, b.z, b.w);
         }
         float2* const to = (float2*)(sums + unit * TOKENS + eight * 8 + lane_of_four * 2);
         if (row_of_eight == 0) *to = {sum[0][0] + sum[1][0] + sum[2][0] + sum[3][0], sum[0][1] + sum[1][1] + sum[2][1] + sum[3][1]};
@@ -371,8 +314,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) narrow(
     for (int stage = 0; stage < STAGES; stage++) ask();
     Entries entries, later;
     read_entries(entries, tile, 0);
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    begin_next();
+    await_inputs();
     const int block_units = least(BLOCK_UNITS, UNITS - block_first);
     if (block_units > 0) arrange(arranged, sums, factors, x, m, x_stride, block_first, block_units);
     __syncthreads();
@@ -421,7 +364,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) narrow(
 #pragma unroll
                     for (int eight = 0; eight < EIGHTS; eight++) {
                         const uint4 b = columns[eight];
-                        multiply(own[slab][eight], a0, a1, a2, a3, half ? b.z : b.x, half ? b.w : b.y);
+                        multiply<HALVES>(own[slab][eight], a0, a1, a2, a3, half ? b.z : b.x, half ? b.w : b.y);
                     }
                 }
         }
@@ -520,8 +463,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) narrow(
             if (token >= m) return;
             const int column = first_column(tile, n) + place;
             float result = shifted(sum, column);
-            if (GATE) result = activated(widened<HALF>(rounded(result))) * shifted(gated, column + n);
-            out[(long long)token * n + column] = rounded(result);
+            if (GATE) result = activated<GATE>(widened<HALF>(rounded<HALF>(result))) * shifted(gated, column + n);
+            out[(long long)token * n + column] = rounded<HALF>(result);
         };
 #pragma unroll
         for (int at = 0; at < RESULTS; at++) {

@@ -13,14 +13,7 @@
 // groups of x, of which AHEAD more are in registers; HALF says that numbers are float16 and not bfloat16; GATE is an
 // activation (0: none).
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef unsigned short u16;
-typedef unsigned char u8;
-
-struct alignas(64) TensorMap {
-    char opaque[128];
-};
+#include "common.cuh"
 
 constexpr int MULTIPLYING = 128 * SLABS, THREADS = MULTIPLYING + 128;
 constexpr int ROWS = 64 * SLABS, OUTS = GATE ? ROWS / 2 : ROWS;
@@ -38,37 +31,8 @@ constexpr int SUMS = ROWS + 4;  // floats of a token, of which no two of those w
 static_assert(SUMS * TOKENS * 4 <= W_BYTES + X_BYTES, "sums lie where the rings were");
 constexpr u32 MAGIC = HALF ? 0x64006400 : 0x43004300, MINUS_MIDDLE = HALF ? 0xe408e408 : 0xc308c308;
 
-__device__ __forceinline__ u32 shared_at(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-
-__device__ __forceinline__ void init_barrier(u32 barrier, u32 count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-
 __device__ __forceinline__ void end_inits() {
     asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
-}
-
-__device__ __forceinline__ void expect(u32 barrier, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-__device__ __forceinline__ void arrive(u32 barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ __forceinline__ void await(u32 barrier, u32 phase) {
-    asm volatile(
-        "{\n.reg .pred done;\nAGAIN: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, 0x989680;\n@!done bra AGAIN;\n}" ::"r"(
-            barrier),
-        "r"(phase)
-        : "memory");
-}
-
-__device__ __forceinline__ void bring(u32 to, const TensorMap* map, u32 barrier, int column, int row, u64 policy) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-        " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to), "l"(map), "r"(barrier), "r"(column), "r"(row), "l"(policy)
-        : "memory");
 }
 
 template <int BYTES>
@@ -77,10 +41,6 @@ __device__ __forceinline__ void copy(void* to, const void* from) {
 }
 
 __device__ __forceinline__ void end_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
-__device__ __forceinline__ void begin_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-
-__device__ __forceinline__ void await_inputs() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 // What threads wrote to shared memory may be read by the matrix units.
 __device__ __forceinline__ void end_writes() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -98,14 +58,6 @@ __device__ __forceinline__ float4 read_sums(u32 at, u32 block) {
         : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
         : "r"(at), "r"(block)
         : "memory");
-    return v;
-}
-
-__device__ __forceinline__ uint4 read_x(const u8* x) {
-    uint4 v;
-    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(x));
     return v;
 }
 
@@ -183,33 +135,6 @@ __device__ __forceinline__ void await_products() { asm volatile("wgmma.wait_grou
 // The right operand at an address, as far as it varies: eight rows of eight columns lie together, then further rows, and
 // then further columns.
 __device__ __forceinline__ u32 operand(u32 at) { return (at & 0x3ffff) >> 4 | (u32)(HALF_PLANE >> 4) << 16; }
-
-__device__ __forceinline__ float widened(u32 bits) {
-    if (!HALF) return __uint_as_float(bits << 16);
-    float found;
-    asm("{\n.reg .b16 h;\nmov.b32 {h, _}, %1;\ncvt.f32.f16 %0, h;\n}" : "=f"(found) : "r"(bits));
-    return found;
-}
-
-__device__ __forceinline__ u32 pair_of(float low, float high) {
-    u32 found;
-    if (HALF)
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(found) : "f"(high), "f"(low));
-    else
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(found) : "f"(high), "f"(low));
-    return found;
-}
-
-__device__ __forceinline__ float activated(float y) {
-    constexpr float ROOT = 0.7978845608028654f;
-    if (GATE == 1) return y / (1.f + __expf(-y));
-    if (GATE == 2) return 0.5f * y * (1.f + erff(y * 0.7071067811865476f));
-    if (GATE == 3) return 0.5f * y * (1.f + tanhf(ROOT * (y + 0.044715f * y * y * y)));
-    if (GATE == 4) return y / (1.f + __expf(-1.702f * y));
-    if (GATE == 5) return fmaxf(y, 0.f);
-    if (GATE == 6) return fmaxf(y, 0.f) * fmaxf(y, 0.f);
-    return 1.f / (1.f + __expf(-y));
-}
 
 // Where a warp is in a ring.
 template <int STAGES>
@@ -394,7 +319,7 @@ __device__ __forceinline__ void add_up(float (&y)[8], u32 at) {
 
 __device__ __forceinline__ void shift(float (&y)[8], const u16* bias) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) y[i] += widened(bias[i]);
+    for (int i = 0; i < 8; i++) y[i] += widened<HALF>(bias[i]);
 }
 
 // A block's share of the results of a tile.
@@ -411,10 +336,10 @@ __device__ __forceinline__ void write_results(u32 sums, const u16* bias, u16* ou
         u32 pairs[4];
 #pragma unroll
         for (int i = 0; i < 8; i += 2) {
-            pairs[i / 2] = pair_of(y[i], y[i + 1]);
+            pairs[i / 2] = pair_of<HALF>(y[i], y[i + 1]);
             if (GATE) {
-                const float low = activated(widened(pairs[i / 2] & 0xffff)), high = activated(widened(pairs[i / 2] >> 16));
-                pairs[i / 2] = pair_of(low * gated[i], high * gated[i + 1]);
+                const float low = activated<GATE>(widened<HALF>(pairs[i / 2] & 0xffff)), high = activated<GATE>(widened<HALF>(pairs[i / 2] >> 16));
+                pairs[i / 2] = pair_of<HALF>(low * gated[i], high * gated[i + 1]);
             }
         }
         *(uint4*)(out + (long long)token * n + column) = {pairs[0], pairs[1], pairs[2], pairs[3]};

@@ -9,8 +9,7 @@
 // float16 and not bfloat16, INTEGER that values are int8 and not fp8, GATE which activation (0: silu, 1: gelu_tanh).
 // What is rounded is what the references round.
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
+#include "common.cuh"
 
 constexpr int EACH = 8;
 constexpr int WARPS = THREADS / 32;
@@ -33,15 +32,6 @@ __device__ __forceinline__ void wide(u32 pair, float& low, float& high) {
     }
 }
 
-__device__ __forceinline__ u32 narrow(float low, float high) {
-    u32 pair;
-    if (HALF)
-        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    else
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-}
-
 __device__ __forceinline__ void widen(const uint4& from, float (&to)[EACH]) {
     wide(from.x, to[0], to[1]);
     wide(from.y, to[2], to[3]);
@@ -50,7 +40,7 @@ __device__ __forceinline__ void widen(const uint4& from, float (&to)[EACH]) {
 }
 
 __device__ __forceinline__ uint4 narrowed(const float (&from)[EACH]) {
-    return {narrow(from[0], from[1]), narrow(from[2], from[3]), narrow(from[4], from[5]), narrow(from[6], from[7])};
+    return {pair_of<HALF>(from[0], from[1]), pair_of<HALF>(from[2], from[3]), pair_of<HALF>(from[4], from[5]), pair_of<HALF>(from[6], from[7])};
 }
 
 __device__ __forceinline__ void rounded(float (&numbers)[EACH]) { widen(narrowed(numbers), numbers); }
@@ -73,8 +63,6 @@ struct Left {
     alignas(16) u32 numbers[COUNT];
     u64 arrived;
 };
-
-__device__ __forceinline__ u32 shared_at(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
 // All blocks of the row have begun, and may be written to.
 __device__ __forceinline__ void begin_together(Left (&left)[2]) {
@@ -190,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize(
     const void* x, const void* other, const uint4* weight, void* total, void* values, float* scale, const int x_stride,
     const int other_stride, const int width, const Norm norm) {
     __shared__ Left left[2];
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    begin_next();
     begin_together(left);
     const int row = blockIdx.x / PARTS, word = part() * THREADS + threadIdx.x;
     const bool inside = word < width;
@@ -201,7 +189,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) quantize(
     float h[EACH] = {}, more[EACH] = {};
     uint4 early = {};
     if (KIND == 1 && WEIGHTED && inside) early = weight[word];  // no kernel writes it
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    await_inputs();
     if (inside) {
         const uint4 first = read(from);
         if (KIND == 2 || (KIND == 1 && SUMMED)) widen(read(from_other), more);
