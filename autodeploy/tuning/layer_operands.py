@@ -14,7 +14,7 @@ from autodeploy.tuning.attention_operands import random_step
 from autodeploy.tuning.choices import Site
 from autodeploy.tuning.layer import Layer
 from autodeploy.tuning.matmul import Matmul
-from autodeploy.tuning.measure import CACHE_BYTES, MOST_COPIES
+from autodeploy.tuning.measure import CACHE_BYTES
 from autodeploy.tuning.operands import Operands, random_operands
 
 CONTEXT = 256
@@ -24,9 +24,9 @@ STORED = ("get_attr", "placeholder")
 Given = dict[Node, Any]
 
 
-def num_copies(layer: Layer) -> int:
-    """How many layers leave nothing of the first one's weights in the cache when the last was run."""
-    return min(-(-CACHE_BYTES // max(layer.weight_bytes, 1)), MOST_COPIES)
+def num_copies(layer: Layer, most: int) -> int:
+    """How many layers leave nothing of the first one's weights in the cache when the last was run; at most `most`."""
+    return min(-(-CACHE_BYTES // max(layer.weight_bytes, 1)), most)
 
 
 def random_given(layer: Layer, rows: int, copies: int, device: str = "cuda") -> list[Given]:

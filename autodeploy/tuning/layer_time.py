@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from autodeploy.tuning.layer_operands import Given, num_copies, random_given
 from autodeploy.tuning.matmul import RESIDUAL, Matmul
 from autodeploy.tuning.timing import captured, seconds_a_replay
 
-LEAST_LAYERS = 8
-"""That run in one graph: its launch is no part of them."""
+CALLS = 300
+"""In a graph, which Python makes twice: enough that its launch is next to nothing."""
 
 Chosen = Mapping[Site, Choice]
 """What runs the sites of a layer, for one number of rows."""
@@ -30,10 +31,10 @@ class LayerTime:
     """Times the layer of some rows on the current GPU. A choice that was timed before is only replayed."""
 
     def __init__(self, layer: Layer, table: KernelTable, rows: int) -> None:
-        copies = num_copies(layer)
-        turns = -(-LEAST_LAYERS // copies)
+        count = max(1, CALLS // len(layer.calls))
+        given = random_given(layer, rows, num_copies(layer, count))
         self._layer, self._table = layer, table
-        self._given = random_given(layer, rows, copies) * turns
+        self._given = list(islice(cycle(given), count))
         self._graphs: dict[str, torch.cuda.CUDAGraph] = {}
 
     def __call__(self, chosen: Chosen) -> float:

@@ -19,7 +19,7 @@ from autodeploy.tuning.operands import Operands
 CACHE_BYTES = 256 * 2**20  # several times what any GPU's level-two cache holds
 MOST_COPIES = 64
 NORM_WIDTH = 4096
-CLOSE, MOST_CLOSE = 1.2, 4
+CLOSE, MOST_CLOSE = 1.3, 4
 """What takes at most so many times as long as the fastest, and so many of those, may be the faster beside others."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 

@@ -112,10 +112,10 @@ def test_what_was_settled_survives_json_and_older_files_are_read() -> None:
 
 
 def test_what_is_close_is_kept_with_the_fastest() -> None:
-    times = [9.0, 8.0, 9.7, 9.1, 9.2, 9.3, 8.4]
+    times = [9.0, 8.0, 10.5, 9.1, 9.2, 9.3, 8.4]
     timed = [(time * 1e-6, Candidate(str(time), None, print, print)) for time in times]  # type: ignore[arg-type]
     found = fastest(1, timed, 0.0)
     assert found.backend == "8.0"
     assert [way.backend for way in found.close] == ["8.4", "9.0", "9.1", "9.2"], "the fastest of them"
     assert not fastest(1, timed[2:3], 0.0).close
-    assert not fastest(1, [timed[1], timed[2]], 0.0).close, "a fifth slower is not close"
+    assert not fastest(1, [timed[1], timed[2]], 0.0).close, "a third slower is not close"

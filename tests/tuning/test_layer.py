@@ -85,8 +85,10 @@ def test_a_layer_takes_what_the_one_before_hands_on(layer: Layer) -> None:
     assert not torch.equal(run(layer, given)[last], expected)
 
 
-def test_weights_are_as_many_as_flush_the_cache(layer: Layer) -> None:
-    assert num_copies(layer) == 64, "small layers stop at the most copies"
+def test_weights_are_as_many_as_flush_the_cache(layer: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert num_copies(layer, 8) == 8
+    monkeypatch.setattr("autodeploy.tuning.layer_operands.CACHE_BYTES", 3 * layer.weight_bytes - 1)
+    assert num_copies(layer, 8) == 3
 
 
 def test_equal_layers_of_two_models_have_one_key() -> None:
