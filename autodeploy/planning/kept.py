@@ -16,10 +16,10 @@ from pydantic import TypeAdapter
 from autodeploy.cache import cache_dir, forget_oldest, mark_used, replace_file
 from autodeploy.cost import Tally
 from autodeploy.cost.tally import Area
-from autodeploy.discovery import surroundings
 from autodeploy.pipeline import Pass
 from autodeploy.planning.facts import Facts
 from autodeploy.planning.figures import ModelFigures
+from autodeploy.planning.surroundings import surroundings
 from autodeploy.program import ProgramSpec
 
 CONFIGS = ("config.json", "hf_quant_config.json")

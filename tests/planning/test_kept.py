@@ -14,14 +14,14 @@ import pytest
 import torch
 from transformers import PretrainedConfig
 
-from autodeploy import discovery, job
+from autodeploy import job
 from autodeploy.choosing import Recipe
 from autodeploy.cost import Pace, StepShape, Tally
-from autodeploy.discovery import surroundings
 from autodeploy.hardware import Gpu
 from autodeploy.job import Job, plan
 from autodeploy.planning import Estimate, estimate_model, kept
 from autodeploy.planning.figures import ModelFigures
+from autodeploy.planning.surroundings import surroundings
 from autodeploy.testing import tiny_config
 
 QUANTIZED = {
@@ -103,7 +103,7 @@ def test_surroundings_are_what_is_installed(tmp_path: Path, monkeypatch: pytest.
 def test_surroundings_are_the_code_of_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     points = [EntryPoint("some", "some_plugin:plugin", "autodeploy.plugins")]
-    monkeypatch.setattr(discovery, "entry_points", lambda group: points)
+    monkeypatch.setattr("autodeploy.planning.surroundings.entry_points", lambda group: points)
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text("one = 1")
     importlib.invalidate_caches()
