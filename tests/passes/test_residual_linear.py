@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -10,26 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule
-from torch.nn import functional
 
 from autodeploy import ops
 from autodeploy.export import trace_model
 from autodeploy.graph.nodes import insert_call
 from autodeploy.kernels import Kernel, KernelTable, reference_kernel
-from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
-from autodeploy.passes.canonicalize_norms import CanonicalizeNorms
-from autodeploy.passes.clean_graph import CleanGraph
 from autodeploy.passes.fuse_residual_linear import FuseResidualLinear
-from autodeploy.passes.fuse_residual_norm import FuseResidualNorm
 from autodeploy.pipeline import PassReport, run_passes
 from autodeploy.program import Program, ProgramSpec, bind, cache_specs
 from autodeploy.testing.families import MAX_POSITIONS, VOCAB_SIZE, tiny_config, tiny_model
 from autodeploy.weights import MemorySource
 from tests import families
 from tests.graphs import run, targets
-
-PASSES = (CleanGraph(), CanonicalizeLinears(), CanonicalizeNorms(), FuseResidualNorm())
-WIDTH = 8
+from tests.passes.residual_rows import PASSES, WIDTH, Function, Rows, random_inputs
 
 
 def added_over(x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
@@ -39,37 +31,16 @@ def added_over(x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
 
 
 KERNEL = replace(reference_kernel(ops.residual_linear), backend="fast", priority=1, run_over=added_over)
-Function = Callable[["Rows", Tensor, Tensor], object]
-
-
-class Rows(nn.Module):
-    """A function of some rows and others, with weights at hand."""
-
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.function = function
-        self.scale, self.shift = nn.Parameter(torch.randn(WIDTH)), nn.Parameter(torch.randn(WIDTH))
-        self.down, self.shifted = nn.Linear(WIDTH, WIDTH, bias=False), nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x: Tensor, residual: Tensor) -> object:
-        return self.function(self, x, residual)
-
-    def rms(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, (WIDTH,), self.scale)
-
-    def layer(self, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, (WIDTH,), self.scale, self.shift)
 
 
 def optimized(function: Function, *kernels: Kernel, fuel: int | None = None) -> tuple[GraphModule, PassReport]:
     """The graph after the pass, which was held to compute what the function does."""
-    module, inputs = Rows(function).eval(), (torch.randn(1, 5, WIDTH), torch.randn(1, 5, WIDTH))
-    passed = run(PASSES, module, *inputs)
+    module = Rows(function).eval()
+    passed = run(PASSES, module, *random_inputs())
     gm, ctx = passed.graph_module, passed.context
     ctx.kernels, ctx.fuel = KernelTable([reference_kernel(ops.residual_linear), *kernels]), fuel
     (report,) = run_passes(gm, [FuseResidualLinear()], ctx)
-    fresh = [torch.randn_like(one) for one in inputs]
+    fresh = random_inputs()
     torch.testing.assert_close(gm(*fresh), module(*fresh), rtol=1e-5, atol=1e-5)
     return gm, report
 

@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule
 from torch.nn import functional
 
-from autodeploy.passes.canonicalize_linears import CanonicalizeLinears
-from autodeploy.passes.canonicalize_norms import CanonicalizeNorms
-from autodeploy.passes.clean_graph import CleanGraph
-from autodeploy.passes.fuse_residual_norm import FuseResidualNorm
 from autodeploy.pipeline import PassReport
 from tests.graphs import run, targets
-
-PASSES = (CleanGraph(), CanonicalizeLinears(), CanonicalizeNorms(), FuseResidualNorm())
-WIDTH = 8
-Function = Callable[["Rows", Tensor, Tensor], Tensor]
-
-
-class Rows(nn.Module):
-    """A function of some rows and a residual, with weights at hand."""
-
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.function = function
-        self.scale, self.shift = nn.Parameter(torch.randn(WIDTH)), nn.Parameter(torch.randn(WIDTH))
-        self.matrix = nn.Parameter(torch.randn(WIDTH, WIDTH + 1))
-
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.function(self, x, residual)
-
-    def rms(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, (WIDTH,), self.scale)
-
-    def layer(self, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, (WIDTH,), self.scale, self.shift)
+from tests.passes.residual_rows import PASSES, WIDTH, Function, Rows, random_inputs
 
 
 def optimized(function: Function) -> tuple[GraphModule, dict[str, PassReport]]:
     """The graph after `PASSES`, which was held to compute what the function does."""
-    module, inputs = Rows(function).eval(), (torch.randn(1, 5, WIDTH), torch.randn(1, 5, WIDTH))
-    passed = run(PASSES, module, *inputs)
-    fresh = [torch.randn_like(one) for one in inputs]
+    module = Rows(function).eval()
+    passed = run(PASSES, module, *random_inputs())
+    fresh = random_inputs()
     torch.testing.assert_close(passed.graph_module(*fresh), module(*fresh), rtol=1e-5, atol=1e-5)
     return passed.graph_module, {report.name: report for report in passed.reports}
 
