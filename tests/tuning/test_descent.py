@@ -47,7 +47,7 @@ def test_what_is_second_alone_and_first_in_the_layer_is_taken() -> None:
     )
 
 
-@pytest.mark.parametrize("gain", [0.0, 0.1e-6, -1e-6])
+@pytest.mark.parametrize("gain", [0.0, 0.1e-6, 0.6e-6, -1e-6])
 def test_noise_changes_nothing(gain: float) -> None:
     alone: dict[Site, Choice] = {UP: choice(2, VECTOR), DOWN: choice(2, VECTOR)}
     settled = descend(2, alone, layer_of({"tma": 40e-6, "triton": 40e-6 - gain}, noise=0.5e-6))
