@@ -11,9 +11,10 @@ from torch.fx import GraphModule, Node
 
 from autodeploy.artifact import Artifact
 from autodeploy.cost.costs import Costs
+from autodeploy.cost.meta import META
 from autodeploy.cost.peak import alive_bytes, peak_bytes
 from autodeploy.cost.step import StepShape
-from autodeploy.cost.work import META, Work, count_works
+from autodeploy.cost.work import Work, count_works
 from autodeploy.program import ProgramSpec
 from autodeploy.runtime.model import StepInputs
 

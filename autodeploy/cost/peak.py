@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
-from torch.fx.node import map_aggregate
+from torch.fx import GraphModule, Node
 
-META = torch.device("meta")
+from autodeploy.cost.meta import MetaInterpreter
 
 
 def peak_bytes(graph_module: GraphModule, inputs: list[Tensor]) -> int:
@@ -28,20 +25,13 @@ def alive_bytes(graph_module: GraphModule, inputs: list[Tensor]) -> list[tuple[s
     return meter.alive
 
 
-class _Meter(Interpreter):
+class _Meter(MetaInterpreter):
     """Runs a graph on tensors without data, and weighs what is alive."""
 
     def __init__(self, graph_module: GraphModule) -> None:
         super().__init__(graph_module)
         self.alive: list[tuple[str, int]] = []
         self.given: set[int] = set()
-
-    def call_function(self, target: Callable[..., Any] | str, args: Any, kwargs: Any) -> Any:
-        """Call with the devices that tracing baked in replaced."""
-        args, kwargs = (
-            map_aggregate(one, lambda a: META if isinstance(a, torch.device) else a) for one in (args, kwargs)
-        )
-        return super().call_function(target, args, kwargs)
 
     def run_node(self, n: Node) -> Any:
         """Run a node, and weigh."""

@@ -8,16 +8,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Interpreter, Node
-from torch.fx.node import map_aggregate
+from torch.fx import GraphModule, Node
 
 import autodeploy.ops  # noqa: F401  (registers torch.ops.autodeploy)
+from autodeploy.cost.meta import MetaInterpreter
 from autodeploy.cost.step import StepShape
 from autodeploy.graph.nodes import arguments
 from autodeploy.graph.origin import module_path
 
 PACKED = torch.ops.autodeploy.packed_linear.default
-META = torch.device("meta")
 CANONICAL = "autodeploy"
 
 Kind = Literal["matmul", "experts", "attention", "rows"]
@@ -105,20 +104,13 @@ def count_works(graph_module: GraphModule, inputs: list[Tensor], times: Callable
     return counter.works
 
 
-class _Counter(Interpreter):
+class _Counter(MetaInterpreter):
     """Runs a graph on tensors without data, and writes down what each call does."""
 
     def __init__(self, graph_module: GraphModule, times: Callable[[Node], float]) -> None:
         super().__init__(graph_module)
         self.times = times
         self.works: list[Work] = []
-
-    def call_function(self, target: Callable[..., Any] | str, args: Any, kwargs: Any) -> Any:
-        """Call with the devices that tracing baked in replaced."""
-        args, kwargs = (
-            map_aggregate(one, lambda a: META if isinstance(a, torch.device) else a) for one in (args, kwargs)
-        )
-        return super().call_function(target, args, kwargs)
 
     def run_node(self, n: Node) -> Any:
         """Run a node, and count it."""
