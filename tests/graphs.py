@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,17 @@ from autodeploy.passes.clean_graph import CleanGraph
 from autodeploy.pipeline import Context, Pass, PassReport, Stage, run_passes
 from autodeploy.prepare import prepare
 from autodeploy.weights import MemorySource, WeightPlan
+
+
+class Of(nn.Module):
+    """A module that computes a function of its input."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 def trace(module: nn.Module, *inputs: Tensor, tokens: int = 1) -> GraphModule:

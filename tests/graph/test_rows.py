@@ -1,24 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autodeploy.errors import UnsupportedError
 from autodeploy.graph.rows import check_rows
-from tests.graphs import trace
-
-
-class Mixer(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
+from tests.graphs import Of, trace
 
 ROWS = {
     "pointwise": lambda x: torch.sigmoid(x) * 2 + x,
@@ -53,12 +41,10 @@ MIXES = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_treats_tokens_one_by_one_is_accepted(name: str) -> None:
-    check_rows(trace(Mixer(ROWS[name]), torch.randn(1, 6, 8)))
+    check_rows(trace(Of(ROWS[name]), torch.randn(1, 6, 8)))
 
 
 @pytest.mark.parametrize("name", MIXES)
 def test_what_mixes_tokens_is_refused(name: str) -> None:
-    with pytest.raises(
-        UnsupportedError, match=r"^Mixer: aten\..*; only attention may depend on what else is in the row$"
-    ):
-        check_rows(trace(Mixer(MIXES[name]), torch.randn(1, 6, 8)))
+    with pytest.raises(UnsupportedError, match=r"^Of: aten\..*; only attention may depend on what else is in the row$"):
+        check_rows(trace(Of(MIXES[name]), torch.randn(1, 6, 8)))

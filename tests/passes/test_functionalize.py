@@ -6,28 +6,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule
 
 from autodeploy.errors import UnsupportedError
 from autodeploy.graph.aliases import writes
 from autodeploy.passes.functionalize import Functionalize
-from tests.graphs import clean, context, targets, trace
+from tests.graphs import Of, clean, context, targets, trace
 
 Function = Callable[[Tensor], Tensor]
 
 
-class Module(nn.Module):
-    def __init__(self, function: Function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 def graph(function: Function) -> GraphModule:
-    return trace(Module(function), torch.randn(1, 6, 8))
+    return trace(Of(function), torch.randn(1, 6, 8))
 
 
 def functional(function: Function) -> GraphModule:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from autodeploy.choosing import Recipe
@@ -19,7 +19,7 @@ from autodeploy.pipeline import PassReport
 from autodeploy.testing.families import FAMILIES
 from autodeploy.weights.source import RandomSource
 from tests.families import VARIANTS, config_of, default_recipe
-from tests.graphs import clean, trace
+from tests.graphs import Of, clean, trace
 
 QUICK = ("llama", "gpt2", "cohere")
 aten = torch.ops.aten
@@ -94,15 +94,6 @@ def test_an_unlisted_family_gets_a_note() -> None:
     recipe = default_recipe(config_of("helium"))
     assert not recipe.leaves_nothing
     assert any("no recipe knows the architecture" in note for note in recipe.notes)
-
-
-class Of(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @pytest.mark.parametrize(

@@ -3,22 +3,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule
 
 from autodeploy.rewrite import Call, Expr, apply_rules, rewrite
-from tests.graphs import clean, context, targets, trace
+from tests.graphs import Of, clean, context, targets, trace
 
 aten = torch.ops.aten
-
-
-class Of(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def graph_of(function: Callable[[Tensor], Tensor]) -> GraphModule:
