@@ -93,7 +93,7 @@ def test_leading_dimensions() -> None:
 def test_the_library_serves_beside_ours() -> None:
     table = builtin_kernels("cuda")
     found = {kernel.backend for kernel in table if kernel.op is ops.residual_linear}
-    assert found == {"triton", "tma", "library", "torch"}
+    assert found == {"triton", "tma", "mma", "library", "torch"}
     over = table.overwriting().find(ops.residual_linear.overload, "library")
     assert over is not None
     assert over.run is summed.library_over
