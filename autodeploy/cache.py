@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+DAY = 24 * 3600.0
 
 
 def cache_dir() -> Path:
@@ -42,7 +45,7 @@ def make_folder(target: Path, fill: Callable[[Path], None]) -> Path:
 
 
 def keep_folder(target: Path, fill: Callable[[Path], None], most: int) -> Path:
-    """`make_folder` among at most `most`: making one more removes those that were used longest ago."""
+    """`make_folder` where `most` are kept: making one more removes those that were used longest ago."""
     if not target.is_dir():
         make_folder(target, fill)
         forget_oldest(target.parent, most)
@@ -57,19 +60,22 @@ def mark_used(entry: Path) -> None:
 
 
 def forget_oldest(folder: Path, most: int) -> None:
-    """Leave, of the files and folders in `folder`, the `most` that were made or used last.
+    """Leave, of the files and folders in `folder`, the `most` that were made or used last, and those of the last day.
 
-    Several processes may do so at once. One goes whole: none is ever seen half-removed.
+    Several processes may do so at once: what one of them has just found, another leaves. An entry goes whole: none is
+    ever seen half-removed.
     """
-    for entry in sorted(folder.iterdir(), key=_last_used, reverse=True)[most:]:
-        with suppress(OSError):  # another process was first, or it is another user's
-            _remove(entry)
+    used = sorted(((_last_used(entry), entry) for entry in folder.iterdir()), reverse=True)
+    for when, entry in used[most:]:
+        if time.time() - when > DAY:
+            with suppress(OSError):  # another process was first, or it is another user's
+                _remove(entry)
 
 
-def _last_used(entry: Path) -> int:
+def _last_used(entry: Path) -> float:
     with suppress(OSError):  # another process has removed it
-        return entry.stat().st_mtime_ns
-    return 0
+        return entry.stat().st_mtime
+    return 0.0
 
 
 def _remove(entry: Path) -> None:

@@ -96,6 +96,12 @@ def test_what_is_made_or_used_is_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == {"a", "c", "d"}
 
 
+def test_what_was_used_today_is_kept(tmp_path: Path) -> None:
+    for name in "abc":
+        keep_folder(tmp_path / name, filled, 1)
+    assert names(tmp_path) == {"a", "b", "c"}
+
+
 def test_what_another_process_has_removed_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone, *_ = old(tmp_path, "a", "b", "c.json")
     entries = [*tmp_path.iterdir(), tmp_path / "e.json"]
