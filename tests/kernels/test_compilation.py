@@ -42,9 +42,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     launch = JITFunction.run
 
-    def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+    def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        launch(kernel, *args, grid=grid, warmup=True, **options)
         names.append(kernel.__name__)
-        return launch(kernel, *args, grid=grid, warmup=True, **options)
 
     monkeypatch.setattr(JITFunction, "run", compile_only)
     for name, module in list(sys.modules.items()):

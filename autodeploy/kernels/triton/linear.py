@@ -9,7 +9,6 @@ import torch
 import triton
 from torch import Tensor
 
-from autodeploy.kernels.triton.ahead import columns_ahead
 from autodeploy.kernels.triton.launch import current_device, overlap, shared_memory
 from autodeploy.kernels.triton.rows import dense
 from autodeploy.kernels.triton.shares import counters, shares_of
@@ -22,8 +21,7 @@ MAX_ROWS = 64
 class SkinnyConfig:
     """How the work of one matmul is cut: rows of the weight a program, columns a turn, programs that share a row.
 
-    Without `matrix_units`, which is for one row of x only, it is a matrix-vector product on the ordinary units. With
-    them, a program asks for its first columns, `ahead` of them, before the inputs are there.
+    Without `matrix_units`, which is for one row of x only, it is a matrix-vector product on the ordinary units.
     """
 
     block_n: int
@@ -32,7 +30,6 @@ class SkinnyConfig:
     num_warps: int = 4
     num_stages: int = 4
     matrix_units: bool = True
-    ahead: int = 0
 
     def shared_bytes(self, m: int, dtype: torch.dtype) -> int:
         """The shared memory of a program for m rows: the tiles on their way."""
@@ -49,10 +46,8 @@ ONE_ROW = tuple(
 FEW_ROWS = (
     SkinnyConfig(64, 128, split_k=2),
     SkinnyConfig(64, 128, split_k=2, num_stages=6),
-    SkinnyConfig(64, 128, split_k=2, num_stages=6, ahead=512),
     SkinnyConfig(64, 128, split_k=4),
     SkinnyConfig(64, 128, num_stages=6),
-    SkinnyConfig(64, 128, num_stages=6, ahead=512),
     SkinnyConfig(64, 128),
     SkinnyConfig(128, 128),
     SkinnyConfig(128, 128, split_k=2),
@@ -119,11 +114,10 @@ def run(
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     split, block_n = config.split_k, config.block_n if gate is None else max(config.block_n, 2)
     tiles = triton.cdiv(weight.shape[0], block_n)
-    even = weight.shape[0] % block_n == 0 and k % (config.block_k * split) == 0
     options = {
         "gate": gate,
         "shared": split > 1,
-        "even": even,
+        "even": weight.shape[0] % block_n == 0 and k % (config.block_k * split) == 0,
         "BLOCK_N": block_n,
         "BLOCK_K": config.block_k,
         "STAGES": config.num_stages,
@@ -136,8 +130,7 @@ def run(
     if not config.matrix_units:
         matvec_kernel[(tiles, split)](*given, n, k, split, **options)
     else:
-        ahead = columns_ahead(config.ahead, weight, k // split) if even else 0
-        skinny_kernel[(tiles, split)](*given, m, n, k, split, rows.stride(0), AHEAD=ahead, BLOCK_M=block_m, **options)
+        skinny_kernel[(tiles, split)](*given, m, n, k, split, rows.stride(0), BLOCK_M=block_m, **options)
     return out
 
 

@@ -27,7 +27,7 @@ class QuantizedConfig:
     the tensor memory accelerator, with a gate half of the `block_n` rows from each half of the weight; "direct", for
     few rows and weights that go straight into registers, `num_stages` units a warp at once; or "library", for PyTorch's
     own matmul, where nothing is to be cut. With `held`, a skinny matmul asks for its first tile of weights before the
-    inputs are there; one by quantized rows, for its first columns, `ahead` of them.
+    inputs are there.
     """
 
     block_n: int = 0
@@ -38,7 +38,6 @@ class QuantizedConfig:
     block_m: int = 64
     way: str = "skinny"
     held: bool = False
-    ahead: int = 0
 
 
 LIBRARY = QuantizedConfig(way="library")

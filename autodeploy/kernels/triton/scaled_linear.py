@@ -12,7 +12,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from autodeploy.kernels.storage import Storage
 from autodeploy.kernels.triton import direct_plan
 from autodeploy.kernels.triton.activation import gated_activation
-from autodeploy.kernels.triton.ahead import columns_ahead
 from autodeploy.kernels.triton.launch import overlap
 from autodeploy.kernels.triton.quantized import (
     LIBRARY,
@@ -37,9 +36,7 @@ ONE_ROW = tuple(
 """Small programs start beside those of the kernel before; alone, four rows by 2,048 are 2 to 5 % faster."""
 FEW_ROWS = (
     QuantizedConfig(64, 256, 1, 4, 6),
-    QuantizedConfig(64, 256, 1, 4, 6, ahead=512),
     QuantizedConfig(64, 256, 2, 4, 6),
-    QuantizedConfig(64, 256, 2, 4, 6, ahead=512),
     QuantizedConfig(64, 256, 2, 4, 6, held=True),
     QuantizedConfig(64, 256, 4, 4, 4, held=True),
 )
@@ -198,10 +195,9 @@ def _skinny(
             *given, n, k, config.split_k, x_groups, weight_scale.shape[1], SCALE_ROWS=layout.rows, **launch.options
         )
     else:
-        ahead = columns_ahead(config.ahead, weight, k // config.split_k) if launch.options["even"] else 0
         scaled_skinny_kernel[launch.grid](
             *given, m, n, k, config.split_k, rows.stride(0), x_groups, weight_scale.shape[1],
-            X_GROUP=x_group, AHEAD=ahead, SCALE_ROWS=layout.rows, WEIGHT_GROUP=layout.group, **launch.options,
+            X_GROUP=x_group, SCALE_ROWS=layout.rows, WEIGHT_GROUP=layout.group, **launch.options,
         )  # fmt: skip
 
 

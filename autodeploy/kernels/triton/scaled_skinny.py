@@ -9,7 +9,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from autodeploy.kernels.triton.ahead import ask_ahead
 from autodeploy.kernels.triton.launch import await_inputs
 from autodeploy.kernels.triton.shares import add_shares, leave_share
 from autodeploy.kernels.triton.skinny import _rows_of_program, _share_of_program, _store
@@ -60,7 +59,6 @@ def scaled_skinny_kernel(
     even: tl.constexpr,
     held: tl.constexpr,
     overlapped: tl.constexpr,
-    AHEAD: tl.constexpr,  # noqa: N803
     X_GROUP: tl.constexpr,  # noqa: N803
     SCALE_ROWS: tl.constexpr,  # noqa: N803
     WEIGHT_GROUP: tl.constexpr,  # noqa: N803
@@ -72,7 +70,6 @@ def scaled_skinny_kernel(
     """`(x * x_scale) @ (weight * weight_scale).T` for up to BLOCK_M rows, shared out as in `skinny_kernel`.
 
     With `held`, the first tile of weights is on its way to registers before the inputs are awaited, and comes last.
-    The first AHEAD columns are asked for before as well.
     """
     row, known = _rows_of_program(n, gate is not None, BLOCK_N)
     first, stop = _share_of_program(k, split, BLOCK_K)
@@ -82,7 +79,6 @@ def scaled_skinny_kernel(
     from_tokens = x + token.to(tl.int64)[:, None] * x_stride
     exact: tl.constexpr = tl.int32 if weight.dtype.element_ty == tl.int8 else tl.float32
     grouped: tl.constexpr = X_GROUP > 0 or WEIGHT_GROUP > 0
-    ask_ahead(weight, n, k, first, gate is not None, AHEAD, BLOCK_N)
     begin = first
     if held:
         begin = first + BLOCK_K

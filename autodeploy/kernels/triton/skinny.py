@@ -14,7 +14,6 @@ import triton
 import triton.language as tl
 
 from autodeploy.kernels.triton.activation import activation
-from autodeploy.kernels.triton.ahead import ask_ahead
 from autodeploy.kernels.triton.launch import await_inputs
 from autodeploy.kernels.triton.shares import add_shares, leave_share
 
@@ -166,19 +165,14 @@ def skinny_kernel(
     shared: tl.constexpr,
     even: tl.constexpr,
     overlapped: tl.constexpr,
-    AHEAD: tl.constexpr,  # noqa: N803
     BLOCK_M: tl.constexpr,  # noqa: N803
     BLOCK_N: tl.constexpr,  # noqa: N803
     BLOCK_K: tl.constexpr,  # noqa: N803
     STAGES: tl.constexpr,  # noqa: N803
 ) -> None:
-    """`x @ weight.T` for up to BLOCK_M rows; program (i, s) multiplies the s-th of `split` shares of the columns.
-
-    It asks for the first AHEAD of its columns before the inputs are awaited.
-    """
+    """`x @ weight.T` for up to BLOCK_M rows; program (i, s) multiplies the s-th of `split` shares of the columns."""
     row, known = _rows_of_program(n, gate is not None, BLOCK_N)
     first, stop = _share_of_program(k, split, BLOCK_K)
-    ask_ahead(weight, n, k, first, gate is not None, AHEAD, BLOCK_N)
     await_inputs(overlapped)
     token = tl.arange(0, BLOCK_M)
     real = token < m
