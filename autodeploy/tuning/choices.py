@@ -75,6 +75,10 @@ class Choice:
         return f"up to {self.rows} rows by {self.way} in {self.seconds * 1e6:.1f} us{floor}{behind}{settled}"
 
 
+Chosen = Mapping[Site, Choice]
+"""What runs the sites of a layer, for one number of rows."""
+
+
 @dataclass(frozen=True)
 class Choices:
     """The choices for some sites, by the number of rows; an immutable value."""

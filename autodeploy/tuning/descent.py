@@ -3,10 +3,10 @@ neighbours no room."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from autodeploy.tuning.choices import Choice, Choices, Site
+from autodeploy.tuning.choices import Choices, Chosen, Site
 
 MOST_ROWS = 64
 """Of more, each kernel fills the GPU for long."""
@@ -15,8 +15,7 @@ REPEATS = 3
 LEAST_GAIN = 0.004
 """Of a layer's time; what differs less may be noise."""
 
-Chosen = dict[Site, Choice]
-Seconds = Callable[[Mapping[Site, Choice]], float]
+Seconds = Callable[[Chosen], float]
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Settled:
     """The choices in a layer of `rows` rows, the sites with new ones, and the layer's time before and with them."""
 
     rows: int
-    chosen: Mapping[Site, Choice]
+    chosen: Chosen
     changed: tuple[Site, ...]
     seconds_before: float
     seconds: float
@@ -98,7 +97,7 @@ def _settle_site(site: Site, now: Chosen, seconds: Seconds) -> Chosen:
     return {**other, site: replace(other[site], layer_seconds=best[0], layer_seconds_before=own[0])}
 
 
-def _times(all_chosen: Sequence[Mapping[Site, Choice]], seconds: Seconds) -> list[list[float]]:
+def _times(all_chosen: Sequence[Chosen], seconds: Seconds) -> list[list[float]]:
     """The times of each, sorted. They take turns, so that a GPU that slows down slows all."""
     rounds = [[seconds(chosen) for chosen in all_chosen] for _ in range(REPEATS)]
     return [sorted(times) for times in zip(*rounds, strict=True)]

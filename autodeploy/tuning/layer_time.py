@@ -13,7 +13,7 @@ from torch.fx.node import map_arg
 from autodeploy.graph.aliases import why_kept
 from autodeploy.kernels import KernelTable
 from autodeploy.tuning.attention import op_of
-from autodeploy.tuning.choices import Choice, Site
+from autodeploy.tuning.choices import Chosen, Site
 from autodeploy.tuning.dispatch import run_of
 from autodeploy.tuning.layer import Layer, kernel_of
 from autodeploy.tuning.layer_operands import Given, num_copies, random_given
@@ -22,9 +22,6 @@ from autodeploy.tuning.timing import captured, seconds_a_replay
 
 CALLS = 300
 """In a graph: enough that its launch is next to nothing."""
-
-Chosen = Mapping[Site, Choice]
-"""What runs the sites of a layer, for one number of rows."""
 
 
 class LayerTime:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from autodeploy.kernels.cuda.compile import Variant
+from autodeploy.kernels.cuda.gates import GATES
 from autodeploy.kernels.cuda.launch import launch
 from autodeploy.kernels.cuda.lines import aligned, lines
 from autodeploy.kernels.cuda.narrow_plan import COLUMNS, NarrowConfig, tokens_of
@@ -19,7 +20,6 @@ from autodeploy.kernels.triton.rows import dense
 from autodeploy.kernels.triton.shares import counters, shares_of
 
 KINDS = {None: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3, torch.uint8: 4}
-GATES = {None: 0, "silu": 1, "gelu": 2, "gelu_tanh": 3, "gelu_quick": 4, "relu": 5, "relu_squared": 6, "sigmoid": 7}
 
 
 @dataclass(frozen=True)

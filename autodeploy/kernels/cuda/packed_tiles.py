@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from autodeploy.kernels.cuda.compile import Variant
+from autodeploy.kernels.cuda.gates import GATES
 from autodeploy.kernels.cuda.launch import launch
 from autodeploy.kernels.cuda.lines import aligned
-from autodeploy.kernels.cuda.narrow import GATES
 from autodeploy.kernels.cuda.packed import projection
 from autodeploy.kernels.cuda.packed_tiles_plan import COLUMNS, PackedTileConfig, tokens_of
 from autodeploy.kernels.cuda.tensor_map import described

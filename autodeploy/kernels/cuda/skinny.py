@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from autodeploy.kernels.cuda.compile import Variant
+from autodeploy.kernels.cuda.gates import GATES
 from autodeploy.kernels.cuda.launch import launch
 from autodeploy.kernels.cuda.lines import aligned, lines
-from autodeploy.kernels.cuda.narrow import GATES
 from autodeploy.kernels.cuda.packed import projection
 from autodeploy.kernels.cuda.skinny_plan import ROWS, SHEETS, TOKENS, UNIT_BYTES, SkinnyCut, tiles
 from autodeploy.kernels.triton.launch import multiprocessors

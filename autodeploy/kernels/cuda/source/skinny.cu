@@ -11,10 +11,7 @@
 // digits of 8 bits, which are multiplied side by side. SCALE is the kind of the weight's scales (0: none, 1: float32,
 // 2: bfloat16, 3: float16); HALF says that the result is float16 and not bfloat16; GATE is an activation (0: none).
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef unsigned short u16;
-typedef unsigned char u8;
+#include "common.cuh"
 
 template <bool FIRST, class A, class B>
 struct Choice { typedef A type; };
@@ -33,8 +30,6 @@ constexpr u64 EVICT_FIRST = 0x12f0000000000000;  // the policy of all that is br
 constexpr float MOST = 127 * 256;
 static_assert(OWN_UNITS * TEAM * SPLIT == UNITS && TURNS * STEPS == OWN_UNITS && STEPS % 2 == 0, "uneven shares");
 
-__device__ __forceinline__ u32 shared_at(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-
 __device__ __forceinline__ void bring(u32 to, const u8* from) {
     asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "n"(EVICT_FIRST) : "memory");
 }
@@ -47,17 +42,13 @@ __device__ __forceinline__ void await_turn() {
     __syncwarp();
 }
 
-__device__ __forceinline__ void begin_barrier(u32 at, int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(arrivals) : "memory");
-}
-
 // One arrival of a warp, whose lanes have all come.
-__device__ __forceinline__ void arrive(u32 at) {
+__device__ __forceinline__ void arrive_together(u32 at) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
+    if (threadIdx.x % 32 == 0) arrive(at);
 }
 
-__device__ __forceinline__ void await(u32 at, int phase) {
+__device__ __forceinline__ void await_warps(u32 at, int phase) {
     asm volatile(
         "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra again;\n}" ::"r"(at),
         "r"(phase)
@@ -71,17 +62,7 @@ __device__ __forceinline__ void halves_of(u32 word, u32& first, u32& second) {
         : "r"(word));
 }
 
-__device__ __forceinline__ void multiply(float (&y)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    if (NUMBERS == 2)
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(y[0]), "+f"(y[1]), "+f"(y[2]), "+f"(y[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    else
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(y[0]), "+f"(y[1]), "+f"(y[2]), "+f"(y[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
+template <bool>
 __device__ __forceinline__ void multiply(int (&y)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+r"(y[0]), "+r"(y[1]), "+r"(y[2]), "+r"(y[3])
@@ -90,21 +71,13 @@ __device__ __forceinline__ void multiply(int (&y)[4], u32 a0, u32 a1, u32 a2, u3
 
 // Half a unit: two words of each of two rows of the weight, and of x.
 __device__ __forceinline__ void multiply_words(Number (&y)[4], u32 u0, u32 u1, u32 l0, u32 l1, u32 b0, u32 b1) {
-    if (NUMBERS != 1) return multiply(y, u0, l0, u1, l1, b0, b1);
+    if (NUMBERS != 1) return multiply<NUMBERS != 2>(y, u0, l0, u1, l1, b0, b1);
     u32 upper[4], lower[4], right[4];
     halves_of(u0, upper[0], upper[1]), halves_of(u1, upper[2], upper[3]);
     halves_of(l0, lower[0], lower[1]), halves_of(l1, lower[2], lower[3]);
     halves_of(b0, right[0], right[1]), halves_of(b1, right[2], right[3]);
-    multiply(y, upper[0], lower[0], upper[1], lower[1], right[0], right[1]);
-    multiply(y, upper[2], lower[2], upper[3], lower[3], right[2], right[3]);
-}
-
-template <bool half>
-__device__ __forceinline__ float widened(u32 bits) {
-    if (!half) return __uint_as_float(bits << 16);
-    float found;
-    asm("{\n.reg .b16 h;\nmov.b32 {h, _}, %1;\ncvt.f32.f16 %0, h;\n}" : "=f"(found) : "r"(bits));
-    return found;
+    multiply<true>(y, upper[0], lower[0], upper[1], lower[1], right[0], right[1]);
+    multiply<true>(y, upper[2], lower[2], upper[3], lower[3], right[2], right[3]);
 }
 
 __device__ __forceinline__ float scale_at(const void* scales, int at) {
@@ -112,34 +85,8 @@ __device__ __forceinline__ float scale_at(const void* scales, int at) {
     return SCALE == 1 ? __ldg((const float*)scales + at) : widened<SCALE == 3>(__ldg((const u16*)scales + at));
 }
 
-__device__ __forceinline__ float activated(float y) {
-    constexpr float ROOT = 0.7978845608028654f;
-    if (GATE == 1) return y / (1.f + __expf(-y));
-    if (GATE == 2) return 0.5f * y * (1.f + erff(y * 0.7071067811865476f));
-    if (GATE == 3) return 0.5f * y * (1.f + tanhf(ROOT * (y + 0.044715f * y * y * y)));
-    if (GATE == 4) return y / (1.f + __expf(-1.702f * y));
-    if (GATE == 5) return fmaxf(y, 0.f);
-    if (GATE == 6) return fmaxf(y, 0.f) * fmaxf(y, 0.f);
-    return 1.f / (1.f + __expf(-y));
-}
-
-__device__ __forceinline__ u16 rounded(float y) {
-    u16 found;
-    if (HALF)
-        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(found) : "f"(y));
-    else
-        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(found) : "f"(y));
-    return found;
-}
-
 // The column of the result at the first place of a tile: the last tile takes some again.
 __device__ __forceinline__ int first_column(int tile, int n) { return min(tile * OUTS, n - OUTS); }
-
-__device__ __forceinline__ uint4 read_x(const u8* x) {
-    uint4 v;
-    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(x));
-    return v;
-}
 
 // A digit of each of four 16-bit floats.
 __device__ __forceinline__ u32 digits_of(u32 first, u32 second, float factor, bool low) {
@@ -197,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
     const int row_of_eight = lane / 4, lane_of_four = lane % 4;
     const int first_tile = blockIdx.x, next_tile = gridDim.x;
     const u32 filled = shared_at(&barriers[0][0]), emptied = filled + 8;  // 16 bytes a sheet
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    begin_next();
 
     if (warp < TEAM) {
         const u8* const own = weight + blockIdx.y * BLOCK_BYTES + warp * OWN_BYTES;
@@ -223,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
         };
         for (int stage = 0; stage < STAGES; stage++) ask();
         __syncthreads();
-        asm volatile("griddepcontrol.wait;" ::: "memory");
+        await_inputs();
 
         uint4 columns[OWN_UNITS];
         const int first_byte = blockIdx.y * BLOCK_BYTES + warp * OWN_BYTES + lane_of_four * 16;
@@ -255,7 +202,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
                 stage = stage + 1 == STAGES ? 0 : stage + 1;
             }
             const int sheet = round % SHEETS;
-            await(emptied + sheet * 16, round / SHEETS % 2 ^ 1);
+            await_warps(emptied + sheet * 16, round / SHEETS % 2 ^ 1);
             float sum[4];
 #pragma unroll
             for (int at = 0; at < 4; at++) sum[at] = (float)(y[0][at] + y[1][at]);
@@ -263,16 +210,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
                 sheets[sheet][warp][lane] = {(256.f * sum[0] + sum[1]) * factor, 0.f, (256.f * sum[2] + sum[3]) * factor, 0.f};
             else
                 sheets[sheet][warp][lane] = {sum[0], sum[1], sum[2], sum[3]};
-            arrive(filled + sheet * 16);
+            arrive_together(filled + sheet * 16);
         }
         return;
     }
 
     const int sheet = warp - TEAM;
     if (threadIdx.x == TEAM * 32)
-        for (int at = 0; at < SHEETS; at++) begin_barrier(filled + at * 16, TEAM), begin_barrier(emptied + at * 16, 1);
+        for (int at = 0; at < SHEETS; at++) init_barrier(filled + at * 16, TEAM), init_barrier(emptied + at * 16, 1);
     __syncthreads();
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    await_inputs();
     const int token = DIGITS ? lane_of_four : lane_of_four * 2, next_token = DIGITS ? m : token + 1;
     const float x_first = x_scale == nullptr ? 1.f : __ldcg(x_scale + min(token, m - 1) * x_scale_step);
     const float x_second = x_scale == nullptr ? 1.f : __ldcg(x_scale + min(token + 1, m - 1) * x_scale_step);
@@ -282,12 +229,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
         const float upper_scale = scale_at(scale, column * scale_step), lower_scale = scale_at(scale, further * scale_step);
         const float upper_bias = bias == nullptr ? 0.f : widened<HALF>(__ldg(bias + column));
         const float lower_bias = bias == nullptr ? 0.f : widened<HALF>(__ldg(bias + further));
-        await(filled + sheet * 16, phase);
+        await_warps(filled + sheet * 16, phase);
         float4 sum = {0.f, 0.f, 0.f, 0.f};
         auto add = [&](float4 more) { sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w}; };
 #pragma unroll
         for (int member = 0; member < TEAM; member++) add(sheets[sheet][member][lane]);
-        arrive(emptied + sheet * 16);
+        arrive_together(emptied + sheet * 16);
         if (SPLIT > 1) {
             float4* const tile_shares = shares + (long long)tile * SPLIT * 32 + lane;
             __stcg(tile_shares + blockIdx.y * 32, sum);
@@ -305,9 +252,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) skinny(
         auto write = [&](float y, float gated, int at, int to) {
             if (to >= m) return;
             const long long place = (long long)to * n + at;
-            if (GATE) y = activated(widened<HALF>(rounded(y))) * gated;
+            if (GATE) y = activated<GATE>(widened<HALF>(rounded<HALF>(y))) * gated;
             if (residual != nullptr) y += widened<HALF>(__ldcg(residual + place));
-            out[place] = rounded(y);
+            out[place] = rounded<HALF>(y);
         };
         sum = {sum.x * (x_first * upper_scale) + upper_bias, sum.y * (x_second * upper_scale) + upper_bias,
                sum.z * (x_first * lower_scale) + lower_bias, sum.w * (x_second * lower_scale) + lower_bias};
