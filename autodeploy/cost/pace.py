@@ -17,6 +17,7 @@ READ_SHARE = 0.915  # of a datasheet's bandwidth: 4,390 GB/s read of 4,800
 MATMUL_SHARES: Mapping[Precision, float] = {"fp8": 0.65, "fp4": 0.65, "int8": 0.65}  # 1,292 TFLOP/s of 1,979
 DENSE_SHARE = 0.80  # 796 TFLOP/s of 989, for the others
 CPU_SHARE = 0.65
+FEW_ROWS = 16.0  # operations for each byte of a weight: as many as 8 rows have in 8 bits
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Pace:
     def time(self, work: Work) -> Timed:
         """The time of an operator."""
         reach, latency = self.reach, self.latencies.kernels[work.kind]
+        if work.kind == "matmul" and work.num_flops > FEW_ROWS * sum(work.weight_bytes.values()):
+            latency += self.latencies.many_rows
         read = self.read * (reach.paged_read if work.kind == "attention" else 1.0)
         reading = max(work.num_bytes / read, work.num_decoded / self.decoding)
         computing = work.num_flops / (self.rate(work.precision) * reach.share(work))

@@ -74,6 +74,16 @@ def test_matmuls_of_narrow_weights_take_about_what_they_were_measured_to(
     assert 1e6 * Pace.of(load_gpu("h200")).time(work).seconds == pytest.approx(microseconds, rel=0.2)
 
 
+def test_many_rows_wait_for_their_first_weights() -> None:
+    pace = Pace.of(load_gpu("h200"))
+
+    def matmul(rows: int) -> Work:
+        return Work("a", "b", "matmul", None, "float8_e4m3fn", {"w": 4096.0**2}, num_flops=2.0 * rows * 4096**2)
+
+    few, many = (pace.time(matmul(rows)).seconds for rows in (8, 9))
+    assert many - few == pytest.approx(GPU.many_rows, rel=0.1)
+
+
 def test_a_host_that_prepares_longer_than_the_device_computes_bounds_a_step() -> None:
     step = Pace.of(load_gpu("h200")).step([Work("a", "add", "rows", None, "bfloat16", row_bytes=64)], 256)
     assert step.seconds == pytest.approx(GPU.step + 256 * GPU.request)
